@@ -1,0 +1,60 @@
+# `make run` and `make test` set up all they need; nothing has to be installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## What there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+.PHONY: run
+run: $(READY) ## Serve on port 8000 with the simulated feed
+	@$(BIN)/ticker serve $(ARGS)
+
+.PHONY: test
+test: $(READY) ## Run every test but the soaks
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## Run the slow soaks
+	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
+
+.PHONY: format
+format: $(READY) ## Format the code, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: lint
+lint: $(READY) ## Formatting, lint, types, and the structure of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_structure.py
+
+.PHONY: check
+check: lint test ## All that must hold before a change goes in
+
+.PHONY: bench
+bench: $(READY) ## Measure: prints a table, writes benchmarks/out/bench.json
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: lock
+lock: $(READY) ## Pin the newest versions of all dependencies anew
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	$(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude setuptools > constraints.txt
+	rm -rf $(VENV)-lock
+
+.PHONY: clean
+clean: ## Remove all that was made
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/out

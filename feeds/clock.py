@@ -1,0 +1,31 @@
+"""The clock that a feed keeps: given to it, so that a test can turn it by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time and waits for it. Microseconds since the Unix epoch, UTC."""
+
+    def now(self) -> int: ...
+
+    async def sleep_until(self, time_us: int) -> None:
+        """Return at `time_us` or soon after; at once, but not before other tasks had a turn, where it has passed."""
+
+
+class WallClock:
+    """The time of day. It never runs backwards: it is read once and goes on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def now(self) -> int:
+        """Microseconds since the Unix epoch."""
+        return (self._offset_ns + time.monotonic_ns()) // 1000
+
+    async def sleep_until(self, time_us: int) -> None:
+        """Sleep until `time_us`; give way to other tasks where it has passed."""
+        await asyncio.sleep(max(0, time_us - self.now()) / 1e6)

@@ -1,0 +1,40 @@
+"""What a feed is: an async iterator of `Ticks` with a name, an epoch and a few counters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from feeds.ticks import Ticks
+
+
+class FeedError(Exception):
+    """A feed cannot be opened or cannot go on. The text is one line that names the source and the cause."""
+
+
+@dataclass(slots=True)
+class FeedStats:
+    """Counters of one feed, read by the heartbeat and the metrics. They only grow, but for `lag`."""
+
+    ticks: int = 0
+    #: Rows or records that could not be read.
+    rejected: int = 0
+    #: Ticks of a key that belongs to another feed or partition.
+    refused: int = 0
+    #: Records not read yet, where the source can tell.
+    lag: int | None = None
+
+
+class Feed(Protocol):
+    """A source of ticks. Iterating it opens the source, yields batches in the log's order, and ends with the log."""
+
+    #: Unique among the feeds of a process: ``sim``, ``replay``, ``replay-2``.
+    name: str
+    #: Names the log: the same for two readers of the same log, another one for a log made anew.
+    epoch: str
+    #: Whether every symbol that will ever come is known from the start.
+    closed: bool
+    stats: FeedStats
+
+    def __aiter__(self) -> AsyncIterator[Ticks]: ...

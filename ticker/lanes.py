@@ -1,0 +1,441 @@
+"""Lanes and rounds: who is owed what, and the shared bytes that they are sent. Pure: no socket, no clock, no task.
+
+A `Pace` serves all lanes of one interval: it knows each watched row as of its last round, and which rows have changed
+since. A `Lane` is a pace, a field set and an encoding: a round encodes each changed row once. An `Audience` is all
+members of a lane with the same rows: they share one message. A `Member` is one client on one lane. It is *in step* while
+its copy of every row is the last round's; only then may it be sent the shared update. One that is not is served for
+itself, until a round has brought it back in step:
+
+* a *stray* row: the client's copy of it is not the last round's; its next change is sent as a snapshot;
+* a row *ahead*: the client holds a later seq than the table; nothing is sent until the table has caught up;
+* *behind*: the socket was not draining, so rounds were skipped; when it drains, the rows that moved are sent whole.
+
+Times are microseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from ticker.errors import Close
+from ticker.protocol import Encoding, FieldSet, Id, items_head, snapshot_items, update_items
+from ticker.quotes import FIELDS, Bools, Changes, Floats, Ints, QuoteTable
+from ticker.session import Session
+
+Message = bytes | bytearray
+NOTHING: Final = b""
+#: A round looks at each audience's whole list once more than one in so many of all (client, row) pairs has changed.
+DENSE: Final = 4
+
+
+class Outlet(Protocol):
+    """Where a client's messages go: what the edge gives the hub. No method may raise or block."""
+
+    encoding: Encoding
+
+    def offer(self, *messages: Message) -> bool:
+        """Take all messages, or none and return False where the peer is not keeping up.
+
+        After a False, the edge calls `Hub.drained` once the peer has caught up.
+        """
+
+    def send(self, *messages: Message) -> None:
+        """Take messages that answer the client, keeping up or not."""
+
+    def unsent(self) -> int:
+        """Bytes taken that have not left the process."""
+
+    def close(self, close: Close) -> None:
+        """End the connection."""
+
+
+class Client:
+    """A connected client, as the hub knows it."""
+
+    __slots__ = ("blocked_since", "deadline", "members", "outlet", "session", "skipped", "slot")
+
+    def __init__(self, session: Session, outlet: Outlet, slot: int) -> None:
+        self.session = session
+        self.outlet = outlet
+        #: Which part of the heartbeat interval is its own.
+        self.slot = slot
+        self.members: dict[Lane, Member] = {}
+        #: When the outlet last stopped taking messages; None while it takes them.
+        self.blocked_since: int | None = None
+        #: Rounds of its lanes skipped since then.
+        self.skipped = 0
+        #: When waiting for rows that it is ahead of ends.
+        self.deadline: int | None = None
+
+    def block(self, now: int) -> None:
+        """Its outlet did not take a message."""
+        if self.blocked_since is None:
+            self.blocked_since = now
+
+
+class Member:
+    """One client on one lane."""
+
+    __slots__ = ("ahead", "audience", "behind", "client", "lane", "offer", "strays")
+
+    def __init__(self, client: Client, lane: Lane) -> None:
+        self.client = client
+        self.lane = lane
+        self.offer = client.outlet.offer
+        self.audience: Audience | None = None
+        self.strays: set[int] = set()
+        self.ahead: dict[int, int] = {}
+        #: The pace's last round that it has; None while nothing was skipped.
+        self.behind: int | None = None
+
+    @property
+    def in_step(self) -> bool:
+        return self.behind is None and not self.strays and not self.ahead
+
+
+class Audience:
+    """The members of a lane that watch the same rows, ascending."""
+
+    __slots__ = ("members", "pick", "rows", "size")
+
+    def __init__(self, rows: tuple[int, ...]) -> None:
+        self.rows = rows
+        #: How many watch these rows, and those of them that are in step.
+        self.size = 0
+        self.members: dict[Member, None] = {}
+        #: From a lane's items by row, those of this audience.
+        self.pick: Callable[[list[bytes]], Iterable[bytes]] = (
+            itemgetter(*rows) if len(rows) > 1 else lambda items: [items[row] for row in rows]
+        )
+
+
+class Pace:
+    """One interval: what each watched row was at the last round, and what has happened to it since."""
+
+    def __init__(self, table: QuoteTable, interval_ms: int) -> None:
+        self.table = table
+        self.interval_us = interval_ms * 1000
+        self.due = 0
+        self.number = 0
+        self.lanes: dict[tuple[FieldSet, Encoding], Lane] = {}
+        self._changed: list[Ints] = []
+        self._capacity = 0
+        self._grow()
+
+    def _grow(self) -> None:
+        size, old = self.table.capacity, self._capacity
+        if size == old:
+            return
+
+        def grown(name: str, *shape: int, dtype: Any = np.int64) -> Any:
+            array = np.zeros((*shape, size), dtype)
+            if old:
+                array[..., :old] = getattr(self, name)
+            return array
+
+        self.watchers: Ints = grown("watchers")
+        #: Whether a row has changed since the last round, and the number of the round in which it last did.
+        self.dirty: Bools = grown("dirty", dtype=np.bool_)
+        self.moved: Ints = grown("moved")
+        # As of the last round.
+        self._view: Floats = grown("_view", len(FIELDS), dtype=np.float64)
+        self._seq: Ints = grown("_seq")
+        self._n: Ints = grown("_n")
+        #: hi, lo and vol of the trades since; read where `dirty` only.
+        self._trades: Floats = grown("_trades", 3, dtype=np.float64)
+        self._capacity = size
+
+    def watch(self, rows: Ints) -> None:
+        """One more member watches each of `rows`, which are distinct."""
+        self._grow()
+        self.watchers[rows] += 1
+        new = rows[self.watchers[rows] == 1]
+        if len(new):  # from nobody to somebody: its last round is now
+            self._keep(new, self.table.view(new))
+
+    def unwatch(self, rows: Ints) -> None:
+        """One member fewer watches each of `rows`, which are distinct."""
+        self.watchers[rows] -= 1
+
+    def _keep(self, rows: Ints, view: Floats) -> None:
+        self._view[:, rows] = view
+        self._seq[rows] = self.table.seq[rows]
+        self._n[rows] = self.table.n[rows]
+        self.dirty[rows] = False
+
+    def fold(self, changes: Changes) -> None:
+        """Note what a batch did to the watched rows."""
+        self._grow()
+        watched = self.watchers[changes.rows] > 0
+        if not watched.any():
+            return
+        rows = changes.rows[watched]
+        hi, lo, vol = self._trades
+        new = rows[~self.dirty[rows]]
+        if len(new):
+            self.dirty[new] = True
+            hi[new] = lo[new] = np.nan
+            vol[new] = 0
+            self._changed.append(new)
+        hi[rows] = np.fmax(hi[rows], changes.hi[watched])
+        lo[rows] = np.fmin(lo[rows], changes.lo[watched])
+        vol[rows] += changes.vol[watched]
+
+    def round(self, ts: int) -> None:
+        """Flush: send every lane what changed since the last round. Costs nothing where nothing did."""
+        if not self._changed:
+            return
+        rows = np.unique(np.concatenate(self._changed))
+        self._changed.clear()
+        rows = rows[self.dirty[rows] & (self.watchers[rows] > 0)]
+        if not len(rows):
+            return
+        self.number += 1
+        self.moved[rows] = self.number
+        view, before = self.table.view(rows), self._view[:, rows]
+        differs = (view != before) & ~(np.isnan(view) & np.isnan(before))
+        prev, n = self._seq[rows], self.table.n[rows] - self._n[rows]
+        trades = self._trades[:, rows]
+        trades[2] = self.table.sizes_rounded(rows, trades[2])
+        self._keep(rows, view)
+        for lane in list(self.lanes.values()):
+            lane.send(Round(self, ts, rows, prev, n, view, differs, trades))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """One flush of a pace: the rows that changed, ascending, and what they were and are."""
+
+    pace: Pace
+    ts: int
+    rows: Ints
+    prev: Ints
+    n: Ints
+    view: Floats
+    differs: Bools
+    trades: Floats
+
+
+class Lane:
+    """One (interval, field set, encoding) and its members, by what they watch."""
+
+    def __init__(self, pace: Pace, fields: FieldSet, encoding: Encoding) -> None:
+        self.pace = pace
+        self.fields = fields
+        self.encoding = encoding
+        #: Members that are not in step.
+        self.odd: dict[Member, None] = {}
+        self._audiences: dict[tuple[int, ...], Audience] = {}
+        self._watching: dict[int, set[Audience]] = {}
+        #: (client, row) pairs.
+        self._pairs = 0
+        #: The update item of each row that changed in the running round; nothing elsewhere.
+        self._items: list[bytes] = []
+
+    # -- membership ------------------------------------------------------------------------------------------------
+
+    def seat(self, member: Member, rows: Iterable[int]) -> None:
+        """Let `member` watch exactly `rows`; none, and it is gone from the lane."""
+        old, key = member.audience, tuple(sorted(rows))
+        if old is not None:
+            self._unseat(member, old)
+        member.audience = None
+        if not key:
+            return
+        audience = self._audiences.get(key)
+        if audience is None:
+            audience = self._audiences[key] = Audience(key)
+            for row in key:
+                self._watching.setdefault(row, set()).add(audience)
+        audience.size += 1
+        self._pairs += len(key)
+        member.audience = audience
+        self.settle(member)
+
+    def _unseat(self, member: Member, audience: Audience) -> None:
+        self.odd.pop(member, None)
+        audience.members.pop(member, None)
+        audience.size -= 1
+        self._pairs -= len(audience.rows)
+        if not audience.size:
+            del self._audiences[audience.rows]
+            for row in audience.rows:
+                watching = self._watching[row]
+                watching.remove(audience)
+                if not watching:
+                    del self._watching[row]
+
+    def settle(self, member: Member) -> None:
+        """Put `member` among those in step or the odd ones, as it is now."""
+        assert member.audience is not None
+        if member.in_step:
+            self.odd.pop(member, None)
+            member.audience.members[member] = None
+        else:
+            member.audience.members.pop(member, None)
+            self.odd[member] = None
+
+    @property
+    def empty(self) -> bool:
+        return not self._audiences
+
+    # -- rounds ----------------------------------------------------------------------------------------------------
+
+    def send(self, round: Round) -> None:
+        """Send a round to every member that watches a row of it."""
+        rows = round.rows.tolist()
+        watching = self._watching
+        at: Any = [i for i, row in enumerate(rows) if row in watching]
+        if not at:
+            return
+        if len(at) == len(rows):
+            at = slice(None)
+        else:
+            rows = [rows[i] for i in at]
+        items = self._encode(round, at, rows)
+        head = items_head("update", round.ts)
+        odd = list(self.odd)
+        late: list[Member] = []
+        if DENSE * sum(len(watching[row]) for row in rows) > self._pairs:
+            self._send_dense(rows, items, head, late)
+        else:
+            self._send_sparse(rows, items, head, late)
+        for member in late:
+            self.fall_behind(member, round.ts)
+        if odd:
+            changed = dict(zip(rows, items, strict=True))
+            for member in odd:
+                self._send_odd(member, changed, head, round.ts)
+
+    def _encode(self, round: Round, at: Any, rows: Sequence[int]) -> list[bytes]:
+        table = self.pace.table
+        names = table.symbols.names
+        index = round.rows[at]
+        return update_items(
+            [names[row] for row in rows],
+            round.prev[at],
+            table.seq[index],
+            round.n[at],
+            table.ts[index],
+            round.view[:, at],
+            round.differs[:, at],
+            self.fields,
+            round.trades[:, at],
+        )
+
+    def _send_dense(self, rows: list[int], items: list[bytes], head: bytes, late: list[Member]) -> None:
+        """Much of what is watched changed: look at every audience's whole list."""
+        shared = self._items
+        if len(shared) < self.pace.table.capacity:
+            shared.extend([NOTHING] * (self.pace.table.capacity - len(shared)))
+        for row, item in zip(rows, items, strict=True):
+            shared[row] = item
+        join = self.encoding.join
+        for audience in self._audiences.values():
+            if audience.members:
+                picked = audience.pick(shared)
+                if any(picked):
+                    message = join(head, picked)
+                    for member in audience.members:
+                        if not member.offer(message):
+                            late.append(member)
+        for row in rows:
+            shared[row] = NOTHING
+
+    def _send_sparse(self, rows: list[int], items: list[bytes], head: bytes, late: list[Member]) -> None:
+        """Little of what is watched changed: go from each changed row to those who watch it."""
+        picked: dict[Audience, list[bytes]] = {}
+        for row, item in zip(rows, items, strict=True):
+            for audience in self._watching[row]:
+                if audience in picked:
+                    picked[audience].append(item)
+                else:
+                    picked[audience] = [item]
+        join = self.encoding.join
+        for audience, parts in picked.items():
+            if audience.members:
+                message = join(head, parts)
+                for member in audience.members:
+                    if not member.offer(message):
+                        late.append(member)
+
+    def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, ts: int) -> None:
+        """Send a round to a member that is not in step: what it cannot chain to goes as a snapshot."""
+        assert member.audience is not None
+        touched = [row for row in member.audience.rows if row in changed]
+        if not touched:
+            return
+        if member.behind is not None:
+            member.client.skipped += 1
+            return
+        updates, whole = [], []
+        for row in touched:
+            if row in member.ahead:
+                if self.pace.table.seq[row] >= member.ahead[row]:
+                    whole.append(row)
+            elif row in member.strays:
+                whole.append(row)
+            else:
+                updates.append(changed[row])
+        messages: list[Message] = []
+        if updates:
+            messages.append(self.encoding.join(head, updates))
+        if whole:
+            messages.append(self.snapshot(whole, ts))
+        if messages and not member.offer(*messages):
+            self.fall_behind(member, ts)
+        else:
+            member.strays.difference_update(whole)
+            for row in whole:
+                member.ahead.pop(row, None)
+            self.settle(member)
+
+    def fall_behind(self, member: Member, ts: int) -> None:
+        """The running round did not reach `member`."""
+        member.behind = self.pace.number - 1
+        member.client.skipped += 1
+        member.client.block(ts)
+        self.settle(member)
+
+    def catch_up(self, member: Member, ts: int) -> Message | None:
+        """A snapshot of the rows that moved in the rounds that `member` has missed; it is in step with them then."""
+        assert member.audience is not None and member.behind is not None
+        table, moved = self.pace.table, self.pace.moved
+        rows = [
+            row
+            for row in member.audience.rows
+            if moved[row] > member.behind and table.seq[row] >= member.ahead.get(row, 0)
+        ]
+        member.behind = None
+        self.sent_whole(member, rows)
+        return self.snapshot(rows, ts) if rows else None
+
+    def sent_whole(self, member: Member, rows: Sequence[int]) -> None:
+        """Note that `member` holds `rows` as the table has them now. Those that its last round had otherwise, or
+        that have no value yet, are strays."""
+        index = np.asarray(rows, np.int64)
+        stray = index[self.pace.dirty[index] | (self.pace.table.seq[index] == 0)]
+        member.strays.difference_update(rows)
+        member.strays.update(stray.tolist())
+        for row in rows:
+            member.ahead.pop(row, None)
+        self.settle(member)
+
+    def snapshot(self, rows: Sequence[int], ts: int, id: Id = None) -> Message:
+        """The message that holds `rows` as the table has them now."""
+        table, index = self.pace.table, np.asarray(rows, np.int64)
+        names = table.symbols.names
+        items = snapshot_items(
+            [names[row] for row in rows],
+            table.seq[index],
+            table.n[index],
+            table.ts[index],
+            table.view(index),
+            self.fields,
+        )
+        return self.encoding.join(items_head("snapshot", ts, id), items)

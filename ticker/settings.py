@@ -1,0 +1,105 @@
+"""Every setting and limit, declared once: its default, range, unit and sentence.
+
+The flags of `ticker serve`, the environment variables and the table in the README are made from this declaration.
+A flag beats the environment, the environment beats the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+
+def _setting(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can set. A number out of its range raises ValueError with the setting's name."""
+
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
+    session_start: str = _setting("00:00", "UTC time of day at which a symbol's trading session starts, HH:MM")
+    interval_ms: int = _setting(100, "pace of a subscription that names none", least=0, most=60_000)
+    heartbeat_ms: int = _setting(1000, "time between heartbeats to each client", least=50, most=60_000)
+    stale_ms: int = _setting(5000, "a feed without a tick for this long is stale", least=100, most=3_600_000)
+    connections_max: int = _setting(20_000, "clients at once; one more is answered 503", least=1, most=1_000_000)
+    symbols_max: int = _setting(1000, "symbols a client may watch, patterns included", least=1, most=100_000)
+    patterns_max: int = _setting(32, "patterns a client may hold", least=0, most=1000)
+    lanes_max: int = _setting(8, "different pairs of interval and fields a client may hold", least=1, most=100)
+    intervals_max: int = _setting(
+        64, "different intervals served at once; past it a client is given the next slower", least=1, most=1000
+    )
+    symbol_chars_max: int = _setting(64, "length of a symbol or pattern", least=1, most=64)
+    message_bytes_max: int = _setting(262_144, "size of a client's message; a larger one closes it (1009)", least=1024)
+    messages_per_s_max: int = _setting(100, "messages a second from a client, in bursts of twice that", least=1)
+    violations_max: int = _setting(
+        20, "bad messages before a client is closed (4400); one a second is forgiven", least=1
+    )
+    first_message_s_max: float = _setting(30.0, "time a client has for its first message (4408)", least=0.05)
+    send_buffer_bytes_max: int = _setting(65_536, "bytes a client may leave unread in this process ...", least=0)
+    send_buffer_s_max: float = _setting(15.0, "... for this long before it is closed (4408)", least=0.05)
+    socket_buffer_bytes: int = _setting(
+        0, "size of each socket's send buffer in the kernel; 0 leaves it to the system", least=0
+    )
+    catch_up_s_max: float = _setting(10.0, "wait for a log position that a client is ahead by", least=0.05)
+    ping_interval_s: float = _setting(20.0, "time between WebSocket pings", least=0.05)
+    ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05)
+    long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05)
+    shutdown_s_max: float = _setting(5.0, "time to end open connections on a stop", least=0.05)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, least, most = getattr(self, f.name), f.metadata["least"], f.metadata["most"]
+            if (least is not None and not value >= least) or (most is not None and not value <= most):
+                top = "" if most is None else f" to {most:g}" if isinstance(most, float) else f" to {most}"
+                raise ValueError(f"{f.name}: expected {least}{top or ' or more'}, was {value}")
+        session_start_us(self.session_start)
+
+
+def session_start_us(text: str) -> int:
+    """``HH:MM`` as microseconds after midnight UTC; ValueError for anything else."""
+    hours, colon, minutes = text.partition(":")
+    if colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60:
+        return (int(hours) * 60 + int(minutes)) * 60_000_000
+    raise ValueError(f"session_start: expected a time of day such as 00:00 or 22:30, was {text!r}")
+
+
+def flag(setting: Field[Any]) -> str:
+    """The command-line flag of a setting."""
+    return "--" + setting.name.replace("_", "-")
+
+
+def variable(setting: Field[Any]) -> str:
+    """The environment variable of a setting."""
+    return "TICKER_" + setting.name.upper()
+
+
+def kind(setting: Field[Any]) -> type[Any]:
+    """The Python type of a setting's value."""
+    return type(setting.default)
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that `environment` names, converted. ValueError for a value of the wrong type."""
+    found = {}
+    for setting in fields(Settings):
+        text = environment.get(variable(setting))
+        if text is not None:
+            try:
+                found[setting.name] = kind(setting)(text)
+            except ValueError:
+                expected = "a whole number" if kind(setting) is int else "a number"
+                raise ValueError(f"{variable(setting)}: expected {expected}, was {text!r}") from None
+    return found
+
+
+def table() -> str:
+    """The settings as a Markdown table, as it stands in the README."""
+    rows = ["| flag | environment | default | what it is |", "|---|---|---|---|"]
+    for setting in fields(Settings):
+        default = setting.default if setting.default != "" else "none"
+        rows.append(f"| `{flag(setting)}` | `{variable(setting)}` | `{default}` | {setting.metadata['help']} |")
+    return "\n".join(rows)
