@@ -17,14 +17,11 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """The time of day. It never runs backwards: it is read once and goes on by the monotonic clock."""
-
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+    """The time of day. It may be stepped back by whoever sets it, as any wall clock."""
 
     def now(self) -> int:
         """Microseconds since the Unix epoch."""
-        return (self._offset_ns + time.monotonic_ns()) // 1000
+        return time.time_ns() // 1000
 
     async def sleep_until(self, time_us: int) -> None:
         """Sleep until `time_us`; give way to other tasks where it has passed."""
