@@ -6,7 +6,6 @@ A flag beats the environment, the environment beats the default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -47,6 +46,7 @@ class Settings:
     catch_up_s_max: float = _setting(10.0, "wait for a log position that a client is ahead by", least=0.05)
     ping_interval_s: float = _setting(20.0, "time between WebSocket pings", least=0.05)
     ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05)
+    page_symbols_max: int = _setting(1000, "symbols on one page of /v1/symbols", least=1, most=100_000)
     long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05)
     shutdown_s_max: float = _setting(5.0, "time to end open connections on a stop", least=0.05)
 
@@ -75,25 +75,6 @@ def flag(setting: Field[Any]) -> str:
 def variable(setting: Field[Any]) -> str:
     """The environment variable of a setting."""
     return "TICKER_" + setting.name.upper()
-
-
-def kind(setting: Field[Any]) -> type[Any]:
-    """The Python type of a setting's value."""
-    return type(setting.default)
-
-
-def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that `environment` names, converted. ValueError for a value of the wrong type."""
-    found = {}
-    for setting in fields(Settings):
-        text = environment.get(variable(setting))
-        if text is not None:
-            try:
-                found[setting.name] = kind(setting)(text)
-            except ValueError:
-                expected = "a whole number" if kind(setting) is int else "a number"
-                raise ValueError(f"{variable(setting)}: expected {expected}, was {text!r}") from None
-    return found
 
 
 def table() -> str:

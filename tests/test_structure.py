@@ -1,0 +1,129 @@
+"""The floors of the building: an import only ever goes down, and what is called pure is."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: From the ground up; modules of one floor do not import each other.
+FLOORS: tuple[frozenset[str], ...] = tuple(
+    frozenset(floor.split())
+    for floor in (
+        "ticker.errors ticker.settings",
+        "feeds.ticks feeds.clock",
+        "feeds.feed feeds.fields feeds.convert",
+        "feeds.simulated",
+        "ticker.quotes",
+        "ticker.protocol ticker.mirror",
+        "ticker.session",
+        "ticker.lanes",
+        "ticker.hub",
+        "ticker.transport ticker.client",
+        "ticker.service ticker.tail",
+        "ticker.server",
+        "ticker.cli",
+        "ticker.__main__",
+    )
+)
+PURE = frozenset(
+    (
+        *("feeds.ticks", "ticker.errors", "ticker.settings", "ticker.quotes", "ticker.protocol", "ticker.mirror"),
+        *("ticker.session", "ticker.lanes", "ticker.hub"),
+    )
+)
+#: What a pure module may import besides modules that are pure themselves.
+PURE_LIBRARIES = frozenset(
+    (
+        *("__future__", "bisect", "collections", "dataclasses", "enum", "fnmatch", "functools", "itertools", "math"),
+        *("operator", "re", "struct", "threading", "typing", "numpy", "orjson", "msgspec"),
+    )
+)
+#: A lock makes `Symbols` whole for feeds that decode in threads; nothing else of threading is for pure code.
+LOCKED = frozenset(("feeds.ticks",))
+IMPURE_CALLS = frozenset(("open", "print", "input", "exec", "eval"))
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("feeds", "ticker"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import in a file; name is empty for `import module`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def floor_of(module: str) -> int | None:
+    return next((height for height, floor in enumerate(FLOORS) if module in floor), None)
+
+
+PACKAGES = frozenset(("feeds", "ticker"))
+
+
+@pytest.mark.parametrize("module", sorted(modules().keys() - PACKAGES))
+def test_every_module_has_a_floor_and_imports_only_from_below(module: str) -> None:
+    height = floor_of(module)
+    assert height is not None, f"{module} has no floor"
+    for imported, _ in imports(modules()[module]):
+        if imported.split(".")[0] in PACKAGES and imported not in PACKAGES:
+            below = floor_of(imported)
+            assert below is not None, f"{module} imports {imported}, which has no floor"
+            assert below < height, f"{module} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in modules() if name.split(".")[0] == "feeds"))
+def test_feeds_know_nothing_of_the_service(module: str) -> None:
+    assert not [name for name, _ in imports(modules()[module]) if name.split(".")[0] == "ticker"]
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_meet_no_clock_no_socket_no_file_and_no_loop(module: str) -> None:
+    path = modules()[module]
+    for imported, name in imports(path):
+        if imported.split(".")[0] in PACKAGES:
+            assert imported in PURE, f"{module} is pure, {imported} is not"
+        else:
+            assert imported.split(".")[0] in PURE_LIBRARIES, f"{module} is pure and imports {imported}"
+            assert imported != "threading" or (module in LOCKED and name == "Lock")
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), f"{module} is pure and waits"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in IMPURE_CALLS, f"{module} is pure and calls {node.func.id}"
+
+
+def test_every_floor_is_built() -> None:
+    assert frozenset().union(*FLOORS) <= modules().keys()
+
+
+def test_nothing_is_sent_from_an_ingest_callback() -> None:
+    """The feed writes the table, the round sends: only `flush` of the hub's verbs for ticks may reach an outlet."""
+    hub = ast.parse((ROOT / "ticker" / "lanes.py").read_text())
+    for node in ast.walk(hub):
+        if isinstance(node, ast.FunctionDef) and node.name == "fold":
+            called = {
+                c.func.attr for c in ast.walk(node) if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)
+            }
+            assert not called & {"offer", "send", "round", "flush"}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_every_module_says_what_it_is(module: str) -> None:
+    assert ast.get_docstring(ast.parse(modules()[module].read_text())) or modules()[module].stat().st_size == 0
+
+
+def test_the_python_of_this_run_is_supported() -> None:
+    assert (3, 11) <= sys.version_info[:2] <= (3, 14)

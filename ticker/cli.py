@@ -1,0 +1,192 @@
+"""The command line, and the only place that puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+import click
+import uvicorn
+from feeds.spec import open_feed, scheme
+
+from feeds.clock import WallClock
+from feeds.feed import Feed, FeedError
+from feeds.ticks import Symbols
+from ticker.server import create_app
+from ticker.service import Service
+from ticker.settings import Settings, flag, variable
+from ticker.tail import tail as run_tail
+from ticker.transport import StreamProtocol
+
+SIMULATED: Final = "sim:?symbols=500&rate=5000&seed=1"
+BACKLOG: Final = 4096
+ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+
+
+def main() -> None:
+    """Run a command. A mistake of the caller's is one line on stderr and exit code 2."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as mistake:
+        click.echo(f"ticker: {mistake.format_message()}", err=True)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ticker")
+def cli() -> None:
+    """A live market-data ticker: price streams in, per-symbol deltas out."""
+
+
+def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command` an option for each setting."""
+    for setting in reversed(fields(Settings)):
+        option = click.option(
+            flag(setting),
+            type=type(setting.default),
+            default=setting.default,
+            envvar=variable(setting),
+            show_default=True,
+            help=setting.metadata["help"],
+        )
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.option(
+    "--feed",
+    "specs",
+    multiple=True,
+    envvar="TICKER_FEED",
+    metavar="SPEC",
+    help=f"Where ticks come from: replay:PATH or sim:, may be given several times.  [default: {SIMULATED}]",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@_with_settings
+def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
+    """Serve feeds to clients."""
+    try:
+        settings = Settings(**values)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    _log_to_stderr(log_level)
+    listener = _listen(settings)
+    symbols, clock = Symbols(), WallClock()
+    feeds = _open_feeds(specs or [SIMULATED], symbols, clock)
+    service = Service(settings, symbols, feeds, clock)
+    _invite(listener, symbols)
+    return _run(service, listener)
+
+
+@cli.command()
+@click.argument("symbols", nargs=-1, required=True)
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, envvar="TICKER_URL", help="The server.")
+@click.option(
+    "--interval-ms", type=click.IntRange(0, 60_000), help="Time between rounds; the server's where not given."
+)
+@click.option("--fields", help="Fields to show, with commas between; all where not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print NDJSON; so it does into a pipe.")
+def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str | None, as_json: bool) -> int:
+    """Watch SYMBOLS (names or patterns): a live table in a terminal, NDJSON in a pipe."""
+    names = fields.split(",") if fields else None
+    return asyncio.run(run_tail(url, symbols, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout))
+
+
+# -- serving -------------------------------------------------------------------------------------------------------
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # below it, a line for each connection
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket. What is set here, each connection inherits."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise click.UsageError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from None
+    if settings.socket_buffer_bytes:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_buffer_bytes)
+    if sys.platform == "linux":  # a peer that takes nothing for so long is dead, whatever waits for it to be sent
+        dead_ms = int(1000 * (settings.ping_interval_s + settings.ping_timeout_s))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
+    return listener
+
+
+def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock) -> list[Feed]:
+    """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on."""
+    count: Counter[str] = Counter()
+    feeds = []
+    for spec in specs:
+        try:
+            name = scheme(spec)
+            count[name] += 1
+            feeds.append(
+                open_feed(spec, symbols, name=name if count[name] == 1 else f"{name}-{count[name]}", clock=clock)
+            )
+        except FeedError as error:
+            raise click.UsageError(str(error)) from None
+    return feeds
+
+
+def _invite(listener: socket.socket, symbols: Symbols) -> None:
+    """Say where the service is, and a line to paste that shows prices."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://{'127.0.0.1' if host in ANY_ADDRESS else f'[{host}]' if ':' in host else host}:{port}"
+    some = " ".join(symbols.names[:5]) or "'*'"
+    command = "ticker tail" if sys.argv[0] == "ticker" else f"{sys.argv[0]} tail"
+    click.echo(f"ticker serves {url}/\nwatch prices: {command} {some} --url {url}")
+
+
+def _run(service: Service, listener: socket.socket) -> int:
+    """Serve until told to stop; 0 then."""
+    settings = service.settings
+    config = uvicorn.Config(
+        create_app(service),
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws=StreamProtocol,
+        ws_max_size=settings.message_bytes_max,
+        ws_per_message_deflate=False,
+        ws_ping_interval=settings.ping_interval_s,
+        ws_ping_timeout=settings.ping_timeout_s,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_s_max)),
+        backlog=BACKLOG,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        lifespan="on",
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them anew once it has stopped: that is success
+        signal.signal(number, lambda *_: None)
+    Server(config, service).run(sockets=[listener])
+    return 1 if service.failed else 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells the clients before it closes on them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.stop()
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)

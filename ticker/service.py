@@ -1,0 +1,184 @@
+"""The clock of the service: feeds into the table, rounds out of the hub, heartbeats.
+
+Everything below is pure; here is the one place that waits. Each feed is a task that folds its batches in; one task runs
+the rounds when they are due, and one the heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import cycle
+from typing import Any, Final
+
+from feeds.clock import Clock
+from feeds.feed import Feed, FeedError
+from feeds.ticks import Symbols
+from ticker.hub import HEARTBEAT_SLOTS, Hub
+from ticker.quotes import QuoteTable
+from ticker.settings import Settings, session_start_us
+
+log: Final = logging.getLogger(__name__)
+
+RECONNECT_SPREAD_MS: Final = 2000  # clients of a stopped server come back spread over this long
+
+
+class FeedState(StrEnum):
+    """What a client is told of a feed."""
+
+    STARTING = "starting"
+    LIVE = "live"
+    STALE = "stale"
+    DOWN = "down"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class FeedHealth:
+    """What is known of one running feed."""
+
+    feed: Feed
+    #: When it last brought ticks; None before it first did.
+    arrived: int | None = None
+    #: How it ended, once it has.
+    ending: FeedState | None = None
+    #: The state that clients were last told.
+    told: FeedState = FeedState.STARTING
+
+    def state(self, now: int, stale_ms: int) -> FeedState:
+        """The feed's state at `now`."""
+        if self.ending is not None:
+            return self.ending
+        if self.arrived is None:
+            return FeedState.STARTING
+        return FeedState.STALE if now - self.arrived > stale_ms * 1000 else FeedState.LIVE
+
+    def age_ms(self, now: int) -> int | None:
+        """Milliseconds since the last arrival; None before the first."""
+        return None if self.arrived is None else max(0, now - self.arrived) // 1000
+
+
+class Service:
+    """Feeds, table and hub, kept going by `run`."""
+
+    def __init__(self, settings: Settings, symbols: Symbols, feeds: Sequence[Feed], clock: Clock) -> None:
+        """`feeds` have names of their own and claim their rows in `symbols`."""
+        self.settings = settings
+        self.clock = clock
+        self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
+        epochs = {feed.name: feed.epoch for feed in feeds}
+        self.hub = Hub(self.table, settings, epochs, closed=all(feed.closed for feed in feeds))
+        self.health = {feed.name: FeedHealth(feed) for feed in feeds}
+        #: Set once the service is to end: whoever waits for news ends then.
+        self.stopping = asyncio.Event()
+        #: Whether `run` has ended by an error.
+        self.failed = False
+        self._wake = asyncio.Event()
+        self._names: list[str] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether every feed has brought its first ticks, or has ended, and the service is not stopping."""
+        return not self.stopping.is_set() and all(
+            health.arrived is not None or health.ending is not None for health in self.health.values()
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether no further client is taken in."""
+        return self.stopping.is_set() or len(self.hub.clients) >= self.settings.connections_max
+
+    def feeds_at(self, now: int) -> Mapping[str, Mapping[str, Any]]:
+        """State, age and lag of each feed by name, as the heartbeat tells them."""
+        stale_ms = self.settings.stale_ms
+        return {
+            name: {
+                "state": health.state(now, stale_ms),
+                "age_ms": health.age_ms(now),
+                "lag": health.feed.stats.lag,
+            }
+            for name, health in self.health.items()
+        }
+
+    def names(self) -> Sequence[str]:
+        """All symbols by name."""
+        if len(self._names) != len(self.table.symbols):
+            self._names = sorted(self.table.symbols.names)
+        return self._names
+
+    def wake(self) -> None:
+        """Look at the rounds anew: a subscription may have brought one that is due sooner."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Tell every client to come back elsewhere or later, and end whatever waits."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        now = self.clock.now()
+        for slot in range(HEARTBEAT_SLOTS):
+            wait_ms = random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, hides nothing
+            self.hub.announce({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms}, now, slot)
+
+    async def run(self) -> None:
+        """Serve until cancelled. A feed that fails is told to the clients; anything else that fails ends the service."""
+        async with asyncio.TaskGroup() as group:
+            for health in self.health.values():
+                group.create_task(self._drive(health), name=f"feed {health.feed.name}")
+            group.create_task(self._run_rounds(), name="rounds")
+            group.create_task(self._run_heartbeats(), name="heartbeats")
+
+    async def _drive(self, health: FeedHealth) -> None:
+        """Fold in what one feed brings, batch by batch, to its end."""
+        feed, table, hub = health.feed, self.table, self.hub
+        try:
+            async for ticks in feed:
+                health.arrived = self.clock.now()
+                hub.fold(table.apply(ticks))
+                if 0 in hub.paces:
+                    self._wake.set()
+                await asyncio.sleep(0)  # the rounds have their turn before the next batch
+        except FeedError as failure:
+            log.error("feed %s: %s", feed.name, failure)  # noqa: TRY400 - the line says it all
+            health.ending = FeedState.DOWN
+        else:
+            log.info("feed %s: ended after %d ticks", feed.name, feed.stats.ticks)
+            health.ending = FeedState.ENDED
+        self._tell_states(self.clock.now())
+
+    async def _run_rounds(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            due = self.hub.flush(self.clock.now())
+            timer = None
+            if due is not None:
+                timer = loop.call_later(max(0, due - self.clock.now()) / 1e6, self._wake.set)
+            await self._wake.wait()
+            if timer is not None:
+                timer.cancel()
+
+    async def _run_heartbeats(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = self.settings.heartbeat_ms / HEARTBEAT_SLOTS / 1000
+        due = loop.time()
+        for slot in cycle(range(HEARTBEAT_SLOTS)):
+            due = max(due + pause_s, loop.time())
+            await asyncio.sleep(due - loop.time())
+            now = self.clock.now()
+            self._tell_states(now)
+            self.hub.announce({"type": "heartbeat", "ts": now, "feeds": self.feeds_at(now)}, now, slot)
+
+    def _tell_states(self, now: int) -> None:
+        """Announce each feed whose state is another than the one told last."""
+        for name, health in self.health.items():
+            state = health.state(now, self.settings.stale_ms)
+            if state is not health.told:
+                health.told = state
+                log.info("feed %s: %s", name, state)
+                status = {"type": "status", "ts": now, "feed": name, "state": state, "age_ms": health.age_ms(now)}
+                self.hub.announce(status, now)
