@@ -131,10 +131,9 @@ def test_a_client_is_welcomed_then_answered_then_sent_state_and_deltas(bench: Be
 
 
 def test_the_subprotocol_is_chosen_where_it_is_offered(bench: Bench) -> None:
-    with bench.http.websocket_connect("/v1/stream", subprotocols=["other", "ticker.v1"]) as socket:
-        assert socket.accepted_subprotocol == "ticker.v1"
-    with bench.http.websocket_connect("/v1/stream", subprotocols=["other"]) as socket:
-        assert socket.accepted_subprotocol is None
+    for offered, chosen in ((["other", "ticker.v1"], "ticker.v1"), (["other"], None)):
+        with bench.http.websocket_connect("/v1/stream", subprotocols=offered) as socket:
+            assert socket.accepted_subprotocol == chosen
 
 
 def test_binary_and_malformed_messages_are_answered_and_the_connection_lives(bench: Bench) -> None:
@@ -313,8 +312,8 @@ def test_a_bad_query_is_answered_with_what_was_expected(bench: Bench, path: str,
 
 
 def test_symbols_are_listed_by_name_and_page(bench: Bench) -> None:
-    bench.tick(MSFT=50.0, AAPL=100.25, AMZN=3.125)
     bench.symbols.claim("AAA", bench.symbols.part("hand"))
+    bench.tick(MSFT=50.0, AAPL=100.25, AMZN=3.125)
     body = bench.http.get("/v1/symbols?limit=2").json()
     assert body["epoch"] == "hand-1"
     blank = {"feed": "hand", "seq": 0, "ts": None, "price_decimals": 0, "size_decimals": 0}

@@ -19,7 +19,7 @@ def test_the_readme_shows_every_setting_as_declared() -> None:
 
 
 def test_every_setting_is_a_flag_with_its_default_and_variable() -> None:
-    options = {option.name: option for option in cli.commands["serve"].params}  # type: ignore[attr-defined]
+    options = {option.name: option for option in cli.commands["serve"].params}
     for setting in fields(Settings):
         option = options[setting.name]
         assert option.opts == [flag(setting)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -14,15 +15,14 @@ from typing import Any, Final
 
 import click
 import uvicorn
-from feeds.spec import open_feed, scheme
 
 from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError
+from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from ticker.server import create_app
 from ticker.service import Service
 from ticker.settings import Settings, flag, variable
-from ticker.tail import tail as run_tail
 from ticker.transport import StreamProtocol
 
 SIMULATED: Final = "sim:?symbols=500&rate=5000&seed=1"
@@ -33,7 +33,7 @@ ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound 
 def main() -> None:
     """Run a command. A mistake of the caller's is one line on stderr and exit code 2."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="ticker", standalone_mode=False)
     except click.ClickException as mistake:
         click.echo(f"ticker: {mistake.format_message()}", err=True)
         code = 2
@@ -101,6 +101,8 @@ def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print NDJSON; so it does into a pipe.")
 def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str | None, as_json: bool) -> int:
     """Watch SYMBOLS (names or patterns): a live table in a terminal, NDJSON in a pipe."""
+    from ticker.tail import tail as run_tail  # noqa: PLC0415 - a server has no use for a terminal's libraries
+
     names = fields.split(",") if fields else None
     return asyncio.run(run_tail(url, symbols, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout))
 
@@ -121,7 +123,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise click.UsageError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from None
+        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise click.UsageError(f"cannot listen on {settings.host} port {settings.port}: {cause}") from None
     if settings.socket_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_buffer_bytes)
     if sys.platform == "linux":  # a peer that takes nothing for so long is dead, whatever waits for it to be sent
@@ -136,11 +139,10 @@ def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock) -> lis
     feeds = []
     for spec in specs:
         try:
-            name = scheme(spec)
+            name = spec.partition(":")[0]
             count[name] += 1
-            feeds.append(
-                open_feed(spec, symbols, name=name if count[name] == 1 else f"{name}-{count[name]}", clock=clock)
-            )
+            nth = "" if count[name] == 1 else f"-{count[name]}"
+            feeds.append(open_feed(spec, symbols, name=name + nth, clock=clock))
         except FeedError as error:
             raise click.UsageError(str(error)) from None
     return feeds

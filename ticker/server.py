@@ -29,7 +29,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ticker.errors import Close, Code, RequestError
 from ticker.lanes import Client
 from ticker.protocol import PROTOCOL, Subscribe, encode, error, parse
-from ticker.quotes import QuoteTable
 from ticker.service import Service
 from ticker.transport import EXTENSION, BufferedOutlet, EventOutlet, SocketOutlet
 
@@ -235,7 +234,7 @@ async def events(request: Request) -> Response:
     command = _subscription(query)
     last = request.headers.get("last-event-id") or query.get("last_event_id")
     if last:
-        command = _resuming(command, last, service.table)
+        command = _resuming(command, last, service)
     if service.full:
         return _busy()
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -258,43 +257,27 @@ def _position(service: Service) -> str | None:
     return " ".join((service.hub.epoch, *(f"{part}={position}" for part, position in positions)))
 
 
-def _resuming(command: Subscribe, last_event_id: str, table: QuoteTable) -> Subscribe:
-    """`command` as of a client that has had everything up to `last_event_id`; one that makes no sense is passed over."""
-    epoch, *positions = last_event_id.split(" ")
-    held = {}
-    for entry in positions:
-        part, _, position = entry.rpartition("=")
-        if not position.isdecimal():
-            return command
-        held[part] = int(position)
-    return replace(command, since=_Held(table, held), epoch=epoch)
+def _resuming(command: Subscribe, last_event_id: str, service: Service) -> Subscribe:
+    """`command` of a client that has had all of each log up to where `last_event_id` says: `since` in other words.
 
-
-class _Held(Mapping[str, int]):
-    """The `since` of a client that has had all of each log up to a position: every symbol not moved past it."""
-
-    def __init__(self, table: QuoteTable, held: Mapping[str, int]) -> None:
-        self._table = table
-        self._held = held
-
-    def __getitem__(self, symbol: str) -> int:
-        symbols, table = self._table.symbols, self._table
-        row = symbols.find(symbol)
-        if row is None or symbols.owner[row] >= len(table.positions):
-            raise KeyError(symbol)
-        part = symbols.owner[row]
-        held, seq = self._held.get(str(symbols.parts[part]), 0), int(table.seq[row])
-        if held > table.positions[part]:
-            return held  # this log has not come so far yet
-        if not 0 < seq <= held:
-            raise KeyError(symbol)
-        return seq
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table.symbols.names)
-
-    def __len__(self) -> int:
-        return len(self._table.symbols)
+    It holds every symbol that has not moved past there. Where it was ahead of this log, it may hold any symbol as of there.
+    An id that makes no sense counts for nothing.
+    """
+    epoch, *entries = last_event_id.split(" ")
+    held = {part: int(at) for part, _, at in (entry.rpartition("=") for entry in entries) if at.isdecimal()}
+    table, symbols, directory = service.table, service.table.symbols, service.hub.directory
+    since = {}
+    for name in command.symbols:
+        exact = directory.find(name)
+        matched = directory.matching(name) if exact is None else (exact,)
+        for row in matched[: service.settings.symbols_max]:
+            part = symbols.owner[row]
+            at, seq = held.get(str(symbols.parts[part]), 0), int(table.seq[row])
+            if seq and at > table.positions[part]:
+                since[symbols.names[row]] = at
+            elif 0 < seq <= at:
+                since[symbols.names[row]] = seq
+    return replace(command, since=since, epoch=epoch)
 
 
 def _query(request: Request, *known: str) -> Mapping[str, str]:
@@ -346,7 +329,7 @@ async def symbols(request: Request) -> Response:
     names = service.names()
     start = max(bisect_left(names, prefix), bisect_right(names, after))
     page = [name for name in names[start : start + limit + 1] if name.startswith(prefix)]
-    found = [row for name in page[:limit] if (row := table.symbols.find(name)) is not None]
+    found = [row for name in page[:limit] if (row := service.hub.directory.find(name)) is not None]
     price_decimals, size_decimals = table.decimals(np.array(found, np.int64))
     items = [
         {

@@ -105,9 +105,10 @@ class Service:
         }
 
     def names(self) -> Sequence[str]:
-        """All symbols by name."""
-        if len(self._names) != len(self.table.symbols):
-            self._names = sorted(self.table.symbols.names)
+        """All symbols that clients can watch, by name."""
+        known = self.hub.directory.known
+        if len(self._names) != known:
+            self._names = sorted(self.table.symbols.names[:known])
         return self._names
 
     def wake(self) -> None:

@@ -8,6 +8,7 @@ same hub writes to a `BufferedOutlet`, whose messages the endpoint sends on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import struct
 import sys
@@ -15,6 +16,7 @@ from asyncio.transports import BaseTransport, Transport
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -22,10 +24,14 @@ from ticker.errors import Close
 from ticker.lanes import Message
 from ticker.protocol import BARE, FRAMED
 
+log: Final = logging.getLogger(__name__)
+
 #: Where the scope of a WebSocket holds its `SocketOutlet`.
 EXTENSION: Final = "ticker.outlet"
 #: How long the peer has to answer a close frame before the connection is cut.
 CLOSE_S_MAX: Final = 2.0
+#: How long a stop of the whole server waits for a peer to take what it was sent.
+SHUTDOWN_S_MAX: Final = 0.5
 
 
 def _nothing() -> None:
@@ -77,7 +83,7 @@ class SocketOutlet:
             if sent == len(message):
                 return
             transport.write(memoryview(message)[sent:])
-        elif not self._protocol.close_sent:
+        elif not (self._protocol.close_sent or transport.is_closing()):
             transport.write(message)
 
     def unsent(self) -> int:
@@ -162,6 +168,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """Close with `close`. Harmless for a connection that is ending already."""
         if self.close_sent or self.transport.is_closing():
             return
+        log.info("closing %s: %d %s", get_client_addr(cast(Any, self.scope)), close.code, close.reason)
         self.stop_keepalive()
         self.conn.send_close(close.code, close.reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -174,8 +181,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
+        self.loop.call_later(SHUTDOWN_S_MAX, self.transport.abort)
 
 
 class BufferedOutlet:
