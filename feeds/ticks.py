@@ -27,7 +27,7 @@ REFUSED: Final = -1
 
 SYMBOL_CHARS_MAX: Final = 64
 # Printable ASCII without the space, both quotes, the comma and the backslash.
-_KEY = re.compile(r"[!#-&(-+\--\[\]-~]{1,%d}" % SYMBOL_CHARS_MAX)
+_KEY = re.compile(rf"[!#-&(-+\--\[\]-~]{{1,{SYMBOL_CHARS_MAX}}}")
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

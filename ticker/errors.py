@@ -14,15 +14,23 @@ class Code(StrEnum):
     UNKNOWN_FIELD = "unknown_field"
     INVALID_SYMBOL = "invalid_symbol"
     UNKNOWN_SYMBOL = "unknown_symbol"
+    NOT_ENTITLED = "not_entitled"
     LIMIT_SYMBOLS = "limit_symbols"
     LIMIT_LANES = "limit_lanes"
     RATE_LIMITED = "rate_limited"
+    AUTH_REQUIRED = "auth_required"
+    AUTH_FAILED = "auth_failed"
     NOT_REPLAY = "not_replay"
 
     @property
     def is_violation(self) -> bool:
         """Whether only a client that breaks the protocol meets it, rather than one that asks for too much."""
-        return self in (Code.INVALID_REQUEST, Code.UNKNOWN_OP, Code.UNKNOWN_CHANNEL, Code.UNKNOWN_FIELD)
+        return self in _VIOLATIONS
+
+
+_VIOLATIONS = frozenset(
+    (Code.INVALID_REQUEST, Code.UNKNOWN_OP, Code.UNKNOWN_CHANNEL, Code.UNKNOWN_FIELD, Code.NOT_REPLAY)
+)
 
 
 class RequestError(Exception):

@@ -6,16 +6,16 @@ take it, the lanes ask the table which of its rows have changed since what it wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from ticker.errors import Close
 from ticker.lanes import Client, Lane, Member, Message, Outlet, Pace
-from ticker.protocol import PROTOCOL, Encoding, encode, items_head
+from ticker.protocol import PROTOCOL, Command, Encoding, encode, items_head
 from ticker.quotes import Changes, QuoteTable
-from ticker.session import LaneKey, Outcome, Session
+from ticker.session import Directory, LaneKey, Outcome, Session
 from ticker.settings import Settings
 
 HEARTBEAT_SLOTS: Final = 20  # heartbeats are spread over their interval, so that they never come as one burst
@@ -34,8 +34,12 @@ class Hub:
         self.paces: dict[int, Pace] = {}
         self._epochs = epochs
         self._closed = closed
-        self._seen = len(table.symbols)
+        self.directory = Directory(table)
         self._joined = 0
+        self._slots: tuple[dict[Client, None], ...] = tuple({} for _ in range(HEARTBEAT_SLOTS))
+        #: The time, as of the last that was heard of it.
+        self._now = 0
+        #: Clients that are ahead of the table, or were.
         self._waiting: dict[Client, None] = {}
 
     @property
@@ -46,11 +50,14 @@ class Hub:
 
     def join(self, outlet: Outlet, now: int) -> Client:
         """Take in a client and send it its `welcome`."""
+        self._now = now
         settings = self.settings
-        session = Session(self.table, settings, self._epochs, now, closed=self._closed, pace=self._served)
+        session = Session(
+            self.table, settings, self._epochs, now, closed=self._closed, pace=self._served, directory=self.directory
+        )
         self._joined += 1
         client = Client(session, outlet, self._joined % HEARTBEAT_SLOTS)
-        self.clients[client] = None
+        self.clients[client] = self._slots[client.slot][client] = None
         welcome = {
             "type": "welcome",
             "protocol": PROTOCOL,
@@ -74,38 +81,35 @@ class Hub:
     def leave(self, client: Client) -> None:
         """Forget a client. Harmless for one that has left."""
         if client in self.clients:
-            del self.clients[client]
+            del self.clients[client], self._slots[client.slot][client]
             self._waiting.pop(client, None)
-            for member in list(client.members.values()):
-                self._move(member, dropped=member.audience.rows if member.audience else ())
+            for key, member in list(client.members.items()):
+                self._seat(key, member, gone=member.rows)
 
-    def receive(self, client: Client, message: str | bytes, now: int) -> Close | None:
+    def receive(self, client: Client, message: str | bytes | Command, now: int) -> Close | None:
         """Carry out a client's message and answer it; returns how to end the connection, if that is due."""
+        self._now = now
         outcome = client.session.receive(message, now)
         self._carry_out(client, outcome, now)
         return outcome.close
 
     def drained(self, client: Client, now: int) -> None:
         """The outlet of `client` takes messages again: tell it what it has missed."""
-        client.blocked_since = None
-        behind = [member for member in client.members.values() if member.behind is not None]
-        if not behind:
+        skipped, client.blocked_since, client.skipped = client.skipped, None, 0
+        if not skipped:
             return
-        whole = client.outlet.encoding.whole
-        messages: list[Message] = [whole(encode({"type": "slow", "ts": now, "skipped": client.skipped}))]
-        client.skipped = 0
-        for member in behind:
-            message = member.lane.catch_up(member, now)
-            if message is not None:
-                messages.append(message)
-        client.outlet.send(*messages)
+        slow = client.outlet.encoding.whole(encode({"type": "slow", "ts": now, "skipped": skipped}))
+        behind = {key: member for key, member in client.members.items() if member.behind is not None}
+        rows = {key: member.lane.missed(member) for key, member in behind.items()}
+        client.outlet.send(slow, *self._snapshot(client, rows, now))
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
     def fold(self, changes: Changes) -> None:
         """Note what a batch changed. Nothing is sent before the next `flush`, but no change is ever lost to it."""
-        if len(self.table.symbols) > self._seen:
-            self._introduce(range(self._seen, len(self.table.symbols)))
+        arrived = self.directory.admit()
+        if arrived:
+            self._introduce(arrived)
         for pace in self.paces.values():
             pace.fold(changes)
 
@@ -115,11 +119,12 @@ class Hub:
         Rounds fall on multiples of their interval; one that comes too late is left out, not made up for. A pace of
         interval 0 is always due.
         """
+        self._now = now
         following = None
         for pace in self.paces.values():
-            if pace.due <= now:
+            if pace.due <= now or pace.due > now + pace.interval_us:  # or else the clock was set back
                 pace.round(now)
-                pace.due = now - now % pace.interval_us + pace.interval_us if pace.interval_us else 0
+                pace.schedule(now)
             if pace.interval_us and (following is None or pace.due < following):
                 following = pace.due
         return following
@@ -128,15 +133,14 @@ class Hub:
         """Offer a message to all clients, or to those of a slot, and look after those who do not keep up."""
         payload = encode(message)
         encoded: dict[Encoding, bytes] = {}
-        for client in list(self.clients):
-            if slot is None or client.slot == slot:
-                encoding = client.outlet.encoding
-                if encoding not in encoded:
-                    encoded[encoding] = encoding.whole(payload)
-                if not client.outlet.offer(encoded[encoding]):
-                    self._look_after(client, now)
+        for client in list(self.clients if slot is None else self._slots[slot]):
+            encoding = client.outlet.encoding
+            if encoding not in encoded:
+                encoded[encoding] = encoding.whole(payload)
+            if not client.outlet.offer(encoded[encoding]):
+                self._look_after(client, now)
         for client in list(self._waiting):
-            if client.deadline is not None and client.deadline <= now:
+            if client.blocked_since is None and client.deadline <= now:
                 self._renew(client, now)
 
     def _look_after(self, client: Client, now: int) -> None:
@@ -146,94 +150,114 @@ class Hub:
         if client.outlet.unsent() > settings.send_buffer_bytes_max and now - since > settings.send_buffer_s_max * 1e6:
             client.outlet.close(Close.TOO_SLOW)
 
-    # -- plans -----------------------------------------------------------------------------------------------------
+    # -- what a client watches -------------------------------------------------------------------------------------
 
     def _carry_out(self, client: Client, outcome: Outcome, now: int) -> None:
-        """Move what the client watches, answer it, then send the snapshots that it is owed, in this order."""
-        encoding = client.outlet.encoding
+        """Move what the client watches, answer it, then send what it is owed at once, in this order."""
+        encoding, session = client.outlet.encoding, client.session
+        self._move(client, outcome.was, now)
+        self._await(client, outcome, now)
+        for row in outcome.resumed:
+            member = client.members[session.rows[row]]
+            member.lane.hold(member, (row,))
+        rows: dict[LaneKey, list[int]] = {}
+        for row in outcome.fresh:
+            # Time does not turn back for a client that is ahead, whatever it asks.
+            if row not in client.ahead or self.table.seq[row] >= client.ahead[row]:
+                rows.setdefault(session.rows[row], []).append(row)
         messages: list[Message] = [encoding.whole(encode(reply)) for reply in outcome.replies]
-        for key in outcome.dropped.keys() | outcome.added.keys():
-            self._move(self._member(client, key), outcome.dropped.get(key, ()), outcome.added.get(key, ()))
-        for row, since in outcome.ahead.items():
-            member = self._member(client, client.session.rows[row])
-            member.ahead[row] = since
-            member.lane.settle(member)
-            client.deadline = now + int(self.settings.catch_up_s_max * 1e6)
-            self._waiting[client] = None
-        snapshots = []
-        for key, rows in outcome.fresh.items():
-            member = self._member(client, key)
-            # A resync does not turn time back for a client that is ahead: it is answered by what may be sent.
-            whole = [row for row in rows if outcome.id is None or row not in member.ahead]
-            member.lane.sent_whole(member, whole)
-            valued = [row for row in whole if self.table.seq[row]]
-            if valued:
-                snapshots.append(member.lane.snapshot(valued, now, outcome.id))
-        if outcome.id is not None and not snapshots:
-            snapshots.append(encoding.whole(items_head("snapshot", now, outcome.id) + b"]}"))
-        if messages or snapshots:
-            client.outlet.send(*messages, *snapshots)
+        messages += self._snapshot(client, rows, now, outcome.id)
+        if messages:
+            client.outlet.send(*messages)
 
-    def _member(self, client: Client, key: LaneKey) -> Member:
-        pace = self.paces.get(key.interval_ms)
-        if pace is None:
-            pace = self.paces[key.interval_ms] = Pace(self.table, key.interval_ms)
-        name = key.fields, client.outlet.encoding
-        lane = pace.lanes.get(name)
-        if lane is None:
-            lane = pace.lanes[name] = Lane(pace, *name)
-        member = client.members.get(lane)
+    def _snapshot(
+        self, client: Client, rows: Mapping[LaneKey, Sequence[int]], now: int, id: int | str | None = None
+    ) -> list[Message]:
+        """One snapshot of `rows`, by the lane that serves them; none where no row has a value, unless it has an id."""
+        items: list[bytes] = []
+        for key, held in rows.items():
+            member = client.members[key]
+            items += member.lane.whole(member, held)
+        head, encoding = items_head("snapshot", now, id), client.outlet.encoding
+        if items:
+            return [encoding.join(head, items)]
+        return [] if id is None else [encoding.whole(head + b"]}")]
+
+    def _move(self, client: Client, was: Mapping[int, LaneKey | None], now: int) -> None:
+        """Seat the client where its session has it now; `was` maps rows to the lane that served each before."""
+        gone: dict[LaneKey, list[int]] = {}
+        new: dict[LaneKey, list[int]] = {}
+        for row, old in was.items():
+            key = client.session.rows.get(row)
+            if key != old:
+                if old is not None:
+                    gone.setdefault(old, []).append(row)
+                if key is not None:
+                    new.setdefault(key, []).append(row)
+                else:
+                    client.ahead.pop(row, None)
+        for key in gone | new:
+            self._seat(key, self._member(client, key, now), gone.get(key, ()), new.get(key, ()))
+
+    def _member(self, client: Client, key: LaneKey, now: int) -> Member:
+        member = client.members.get(key)
         if member is None:
-            member = client.members[lane] = Member(client, lane)
+            interval_ms = self._served(key.interval_ms)
+            pace = self.paces.get(interval_ms)
+            if pace is None:
+                pace = self.paces[interval_ms] = Pace(self.table, interval_ms, now)
+            name = key.fields, client.outlet.encoding
+            lane = pace.lanes.get(name)
+            if lane is None:
+                lane = pace.lanes[name] = Lane(pace, *name)
+            member = client.members[key] = Member(client, lane)
         return member
 
-    def _move(self, member: Member, dropped: Iterable[int] = (), added: Iterable[int] = ()) -> None:
+    def _seat(self, key: LaneKey, member: Member, gone: Sequence[int] = (), new: Sequence[int] = ()) -> None:
+        """Let `member` watch `new` and no longer `gone`. What it holds of `new` is not known: they are strays."""
         lane, pace = member.lane, member.lane.pace
-        gone, new = np.fromiter(dropped, np.int64), np.fromiter(added, np.int64)
-        pace.unwatch(gone)
-        pace.watch(new)
-        rows = set(member.audience.rows) if member.audience else set()
-        rows.difference_update(gone.tolist())
-        rows.update(new.tolist())
-        member.strays.intersection_update(rows)
-        member.ahead = {row: since for row, since in member.ahead.items() if row in rows}
-        member.strays.update(new[pace.dirty[new]].tolist())
-        lane.seat(member, rows)
+        pace.unwatch(np.asarray(gone, np.int64))
+        pace.watch(np.asarray(new, np.int64))
+        left = set(gone)
+        rows = sorted([*(row for row in member.rows if row not in left), *new])
+        member.strays = {row: None for row in (*member.strays, *new) if row not in left}
+        lane.seat(member, tuple(rows))
         if not rows:
-            del member.client.members[lane]
+            del member.client.members[key]
             if lane.empty:
                 del pace.lanes[lane.fields, lane.encoding]
                 if not pace.lanes:
                     del self.paces[pace.interval_us // 1000]
 
-    def _introduce(self, rows: range) -> None:
-        """Tell those who wait for symbols that `rows` are here. Their first round sends each of them whole."""
-        self._seen = rows.stop
-        for client in list(self.clients):
+    def _introduce(self, arrived: Mapping[str, int]) -> None:
+        """Tell those who wait for symbols that these are here. Their first round sends each of them whole."""
+        for client in self.clients:
             if client.session.expecting:
-                outcome = client.session.appeared(rows)
-                self._carry_out(client, outcome, 0)
-                for key, added in outcome.added.items():
-                    member = self._member(client, key)
-                    member.strays.update(added)
-                    member.lane.settle(member)
+                self._carry_out(client, client.session.appeared(arrived), self._now)
+
+    # -- a client that is ahead ------------------------------------------------------------------------------------
+
+    def _await(self, client: Client, outcome: Outcome, now: int) -> None:
+        """Note what the client holds of a log that this table has not read so far; it waits for that, for a while."""
+        for row, seq in outcome.ahead.items():
+            client.ahead[row] = max(seq, client.ahead.get(row, 0))
+            member = client.members[client.session.rows[row]]
+            member.lane.settle(member)
+        if outcome.waits:
+            client.deadline = now + int(self.settings.catch_up_s_max * 1e6)
+            self._waiting[client] = None
 
     def _renew(self, client: Client, now: int) -> None:
-        """Waiting is over: the client's copy is of a log that this one will not reach. Begin anew with it."""
-        self._waiting.pop(client)
-        client.deadline = None
-        members = list(client.members.values())
-        if not any(member.ahead for member in members):
-            return
-        messages: list[Message] = [client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))]
-        for member in members:
-            assert member.audience is not None
-            member.behind = None
-            member.lane.sent_whole(member, member.audience.rows)
-            rows = [row for row in member.audience.rows if self.table.seq[row]]
-            if rows:
-                messages.append(member.lane.snapshot(rows, now))
-        client.outlet.send(*messages)
+        """Waiting is over: a client that is ahead still has a copy of a log that this one is not. Begin anew with it."""
+        del self._waiting[client]
+        if client.ahead or client.session.awaited:
+            client.session.awaited.clear()
+            client.ahead.clear()
+            for member in client.members.values():
+                member.behind = None
+            epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
+            rows = {key: member.rows for key, member in client.members.items()}
+            client.outlet.send(epoch, *self._snapshot(client, rows, now))
 
     def _served(self, interval_ms: int) -> int:
         """The interval served to one who asks for `interval_ms`: that one, unless too many others are served."""

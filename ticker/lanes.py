@@ -23,13 +23,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from ticker.errors import Close
-from ticker.protocol import Encoding, FieldSet, Id, items_head, snapshot_items, update_items
+from ticker.protocol import Encoding, FieldSet, items_head, snapshot_items, update_items
 from ticker.quotes import FIELDS, Bools, Changes, Floats, Ints, QuoteTable
-from ticker.session import Session
+from ticker.session import LaneKey, Session
 
 Message = bytes | bytearray
 NOTHING: Final = b""
-#: A round looks at each audience's whole list once more than one in so many of all (client, row) pairs has changed.
+#: A round looks at each audience's whole list once more than one in so many of all (audience, row) pairs has changed.
 DENSE: Final = 4
 
 
@@ -57,20 +57,22 @@ class Outlet(Protocol):
 class Client:
     """A connected client, as the hub knows it."""
 
-    __slots__ = ("blocked_since", "deadline", "members", "outlet", "session", "skipped", "slot")
+    __slots__ = ("ahead", "blocked_since", "deadline", "members", "outlet", "session", "skipped", "slot")
 
     def __init__(self, session: Session, outlet: Outlet, slot: int) -> None:
         self.session = session
         self.outlet = outlet
         #: Which part of the heartbeat interval is its own.
         self.slot = slot
-        self.members: dict[Lane, Member] = {}
+        self.members: dict[LaneKey, Member] = {}
+        #: Watched rows of which it holds a later seq than the table has reached.
+        self.ahead: dict[int, int] = {}
         #: When the outlet last stopped taking messages; None while it takes them.
         self.blocked_since: int | None = None
         #: Rounds of its lanes skipped since then.
         self.skipped = 0
-        #: When waiting for rows that it is ahead of ends.
-        self.deadline: int | None = None
+        #: When waiting for what it is ahead of ends.
+        self.deadline = 0
 
     def block(self, now: int) -> None:
         """Its outlet did not take a message."""
@@ -81,21 +83,24 @@ class Client:
 class Member:
     """One client on one lane."""
 
-    __slots__ = ("ahead", "audience", "behind", "client", "lane", "offer", "strays")
+    __slots__ = ("audience", "behind", "client", "lane", "offer", "strays")
 
     def __init__(self, client: Client, lane: Lane) -> None:
         self.client = client
         self.lane = lane
         self.offer = client.outlet.offer
         self.audience: Audience | None = None
-        self.strays: set[int] = set()
-        self.ahead: dict[int, int] = {}
+        self.strays: dict[int, None] = {}
         #: The pace's last round that it has; None while nothing was skipped.
         self.behind: int | None = None
 
     @property
+    def rows(self) -> tuple[int, ...]:
+        return self.audience.rows if self.audience else ()
+
+    @property
     def in_step(self) -> bool:
-        return self.behind is None and not self.strays and not self.ahead
+        return self.behind is None and not self.strays and not self.client.ahead
 
 
 class Audience:
@@ -105,7 +110,7 @@ class Audience:
 
     def __init__(self, rows: tuple[int, ...]) -> None:
         self.rows = rows
-        #: How many watch these rows, and those of them that are in step.
+        #: How many watch these rows; `members` are those of them that are in step.
         self.size = 0
         self.members: dict[Member, None] = {}
         #: From a lane's items by row, those of this audience.
@@ -117,25 +122,33 @@ class Audience:
 class Pace:
     """One interval: what each watched row was at the last round, and what has happened to it since."""
 
-    def __init__(self, table: QuoteTable, interval_ms: int) -> None:
+    def __init__(self, table: QuoteTable, interval_ms: int, now: int) -> None:
         self.table = table
         self.interval_us = interval_ms * 1000
+        #: When the next round falls: on a multiple of the interval; for interval 0 it is always due.
         self.due = 0
+        self.schedule(now)
         self.number = 0
         self.lanes: dict[tuple[FieldSet, Encoding], Lane] = {}
         self._changed: list[Ints] = []
         self._capacity = 0
         self._grow()
 
+    def schedule(self, now: int) -> None:
+        """Let the next round fall on the first multiple of the interval after `now`."""
+        self.due = now - now % self.interval_us + self.interval_us if self.interval_us else 0
+
     def _grow(self) -> None:
         size, old = self.table.capacity, self._capacity
         if size == old:
             return
+        # Memory that is zero and never written costs nothing: only what is watched is copied.
+        watched = np.flatnonzero(self.watchers) if old else np.zeros(0, np.int64)
 
         def grown(name: str, *shape: int, dtype: Any = np.int64) -> Any:
             array = np.zeros((*shape, size), dtype)
             if old:
-                array[..., :old] = getattr(self, name)
+                array[..., watched] = getattr(self, name)[..., watched]
             return array
 
         self.watchers: Ints = grown("watchers")
@@ -204,16 +217,17 @@ class Pace:
         trades[2] = self.table.sizes_rounded(rows, trades[2])
         self._keep(rows, view)
         for lane in list(self.lanes.values()):
-            lane.send(Round(self, ts, rows, prev, n, view, differs, trades))
+            lane.send(Round(ts, rows, frozenset(rows[prev == 0].tolist()), prev, n, view, differs, trades))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
     """One flush of a pace: the rows that changed, ascending, and what they were and are."""
 
-    pace: Pace
     ts: int
     rows: Ints
+    #: Those that have their first value.
+    born: frozenset[int]
     prev: Ints
     n: Ints
     view: Floats
@@ -232,38 +246,37 @@ class Lane:
         self.odd: dict[Member, None] = {}
         self._audiences: dict[tuple[int, ...], Audience] = {}
         self._watching: dict[int, set[Audience]] = {}
-        #: (client, row) pairs.
+        #: (audience, row) pairs.
         self._pairs = 0
         #: The update item of each row that changed in the running round; nothing elsewhere.
         self._items: list[bytes] = []
 
     # -- membership ------------------------------------------------------------------------------------------------
 
-    def seat(self, member: Member, rows: Iterable[int]) -> None:
-        """Let `member` watch exactly `rows`; none, and it is gone from the lane."""
-        old, key = member.audience, tuple(sorted(rows))
-        if old is not None:
-            self._unseat(member, old)
-        member.audience = None
-        if not key:
+    def seat(self, member: Member, rows: tuple[int, ...]) -> None:
+        """Let `member` watch exactly `rows`, ascending; none, and it is gone from the lane."""
+        if member.audience is not None:
+            self._unseat(member, member.audience)
+        if not rows:
             return
-        audience = self._audiences.get(key)
+        audience = self._audiences.get(rows)
         if audience is None:
-            audience = self._audiences[key] = Audience(key)
-            for row in key:
+            audience = self._audiences[rows] = Audience(rows)
+            self._pairs += len(rows)
+            for row in rows:
                 self._watching.setdefault(row, set()).add(audience)
         audience.size += 1
-        self._pairs += len(key)
         member.audience = audience
         self.settle(member)
 
     def _unseat(self, member: Member, audience: Audience) -> None:
+        member.audience = None
         self.odd.pop(member, None)
         audience.members.pop(member, None)
         audience.size -= 1
-        self._pairs -= len(audience.rows)
         if not audience.size:
             del self._audiences[audience.rows]
+            self._pairs -= len(audience.rows)
             for row in audience.rows:
                 watching = self._watching[row]
                 watching.remove(audience)
@@ -297,6 +310,7 @@ class Lane:
             at = slice(None)
         else:
             rows = [rows[i] for i in at]
+        self._greet(round.born)
         items = self._encode(round, at, rows)
         head = items_head("update", round.ts)
         odd = list(self.odd)
@@ -310,7 +324,15 @@ class Lane:
         if odd:
             changed = dict(zip(rows, items, strict=True))
             for member in odd:
-                self._send_odd(member, changed, head, round.ts)
+                self._send_odd(member, changed, head, round)
+
+    def _greet(self, born: Iterable[int]) -> None:
+        """Nobody holds anything of rows that have their first value in this round: who watches one is not in step."""
+        for row in born:
+            for audience in self._watching.get(row, ()):
+                for member in list(audience.members):
+                    member.strays[row] = None
+                    self.settle(member)
 
     def _encode(self, round: Round, at: Any, rows: Sequence[int]) -> list[bytes]:
         table = self.pace.table
@@ -341,9 +363,7 @@ class Lane:
                 picked = audience.pick(shared)
                 if any(picked):
                     message = join(head, picked)
-                    for member in audience.members:
-                        if not member.offer(message):
-                            late.append(member)
+                    late += [member for member in audience.members if not member.offer(message)]
         for row in rows:
             shared[row] = NOTHING
 
@@ -360,14 +380,14 @@ class Lane:
         for audience, parts in picked.items():
             if audience.members:
                 message = join(head, parts)
-                for member in audience.members:
-                    if not member.offer(message):
-                        late.append(member)
+                late += [member for member in audience.members if not member.offer(message)]
 
-    def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, ts: int) -> None:
+    def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, round: Round) -> None:
         """Send a round to a member that is not in step: what it cannot chain to goes as a snapshot."""
-        assert member.audience is not None
-        touched = [row for row in member.audience.rows if row in changed]
+        if len(member.rows) <= len(changed):
+            touched = [row for row in member.rows if row in changed]
+        else:
+            touched = [row for row in changed if member.audience in self._watching[row]]
         if not touched:
             return
         if member.behind is not None:
@@ -375,10 +395,10 @@ class Lane:
             return
         updates, whole = [], []
         for row in touched:
-            if row in member.ahead:
-                if self.pace.table.seq[row] >= member.ahead[row]:
+            if row in member.client.ahead:
+                if self.pace.table.seq[row] >= member.client.ahead[row]:
                     whole.append(row)
-            elif row in member.strays:
+            elif row in member.strays or row in round.born:
                 whole.append(row)
             else:
                 updates.append(changed[row])
@@ -386,14 +406,11 @@ class Lane:
         if updates:
             messages.append(self.encoding.join(head, updates))
         if whole:
-            messages.append(self.snapshot(whole, ts))
+            messages.append(self.encoding.join(items_head("snapshot", round.ts), self._snapshot(whole)))
         if messages and not member.offer(*messages):
-            self.fall_behind(member, ts)
+            self.fall_behind(member, round.ts)
         else:
-            member.strays.difference_update(whole)
-            for row in whole:
-                member.ahead.pop(row, None)
-            self.settle(member)
+            self.hold(member, whole)
 
     def fall_behind(self, member: Member, ts: int) -> None:
         """The running round did not reach `member`."""
@@ -402,35 +419,39 @@ class Lane:
         member.client.block(ts)
         self.settle(member)
 
-    def catch_up(self, member: Member, ts: int) -> Message | None:
-        """A snapshot of the rows that moved in the rounds that `member` has missed; it is in step with them then."""
-        assert member.audience is not None and member.behind is not None
-        table, moved = self.pace.table, self.pace.moved
-        rows = [
-            row
-            for row in member.audience.rows
-            if moved[row] > member.behind and table.seq[row] >= member.ahead.get(row, 0)
-        ]
-        member.behind = None
-        self.sent_whole(member, rows)
-        return self.snapshot(rows, ts) if rows else None
+    # -- between rounds --------------------------------------------------------------------------------------------
 
-    def sent_whole(self, member: Member, rows: Sequence[int]) -> None:
-        """Note that `member` holds `rows` as the table has them now. Those that its last round had otherwise, or
-        that have no value yet, are strays."""
-        index = np.asarray(rows, np.int64)
-        stray = index[self.pace.dirty[index] | (self.pace.table.seq[index] == 0)]
-        member.strays.difference_update(rows)
-        member.strays.update(stray.tolist())
-        for row in rows:
-            member.ahead.pop(row, None)
+    def missed(self, member: Member) -> list[int]:
+        """The rows that moved in the rounds that `member` was skipped in; the caller sends them, and it is behind no more."""
+        assert member.behind is not None
+        moved, table, ahead = self.pace.moved, self.pace.table, member.client.ahead
+        rows = [row for row in member.rows if moved[row] > member.behind and table.seq[row] >= ahead.get(row, 0)]
+        member.behind = None
+        return rows
+
+    def whole(self, member: Member, rows: Sequence[int]) -> list[bytes]:
+        """Snapshot items of those of `rows` that have a value; the caller sends them, and `member` holds them then."""
+        self.hold(member, rows)
+        return self._snapshot([row for row in rows if self.pace.table.seq[row]])
+
+    def hold(self, member: Member, rows: Sequence[int]) -> None:
+        """Note that `member` holds `rows` as the table has them now.
+
+        Those that have changed since the last round are strays.
+        """
+        dirty = self.pace.dirty[np.asarray(rows, np.int64)].tolist()
+        for row, stray in zip(rows, dirty, strict=True):
+            member.client.ahead.pop(row, None)
+            if stray:
+                member.strays[row] = None
+            else:
+                member.strays.pop(row, None)
         self.settle(member)
 
-    def snapshot(self, rows: Sequence[int], ts: int, id: Id = None) -> Message:
-        """The message that holds `rows` as the table has them now."""
+    def _snapshot(self, rows: Sequence[int]) -> list[bytes]:
         table, index = self.pace.table, np.asarray(rows, np.int64)
         names = table.symbols.names
-        items = snapshot_items(
+        return snapshot_items(
             [names[row] for row in rows],
             table.seq[index],
             table.n[index],
@@ -438,4 +459,3 @@ class Lane:
             table.view(index),
             self.fields,
         )
-        return self.encoding.join(items_head("snapshot", ts, id), items)

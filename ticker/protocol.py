@@ -6,8 +6,10 @@ last comma into the closing bracket in place, so that a message costs one copy o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import isnan
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +23,7 @@ PROTOCOL: Final = "ticker.v1"
 TICKER: Final = "ticker"
 INTERVAL_MS_MAX: Final = 60_000
 INTEGER_MAX: Final = 2**53 - 1
+ID_CHARS_MAX: Final = 128  # it is echoed, also to a client that does not read
 
 Id = int | str | None
 #: Fields as their places in FIELDS, ascending.
@@ -81,29 +84,47 @@ def parse(message: str | bytes) -> Command:
         raise RequestError(Code.INVALID_REQUEST, f"expected one JSON object, was not JSON: {error}") from None
     if not isinstance(body, dict):
         raise RequestError(Code.INVALID_REQUEST, f"expected one JSON object, was {_named(body)}")
-    id = body.pop("id", None)
-    if not (id is None or isinstance(id, str | int)) or isinstance(id, bool):
-        raise RequestError(Code.INVALID_REQUEST, f"id: expected a string or an integer, was {_named(id)}")
-    op = body.pop("op", None)
+    id = _id(body.pop("id", None))  # noqa: A001 - the wire's name
     try:
-        if not isinstance(op, str):
-            raise RequestError(Code.INVALID_REQUEST, f"op: expected a string, was {_named(op)}")
-        if op in REPLAY_OPS:
-            raise RequestError(Code.NOT_REPLAY, f"op: {op} is for /v1/replay, this is a live stream")
-        command = COMMANDS.get(op)
-        if command is None:
-            raise RequestError(Code.UNKNOWN_OP, f"op: expected one of {', '.join(COMMANDS)}, was {_shown(op)}")
-        cls, required, readers = command
-        for name in body:
-            if name not in readers:
-                raise RequestError(Code.UNKNOWN_FIELD, f"{op}: expected {_listed(readers)}, was {_shown(name)}")
-        for name in required:
-            if name not in body:
-                raise RequestError(Code.INVALID_REQUEST, f"{op}: expected {name}, which is missing")
-        return cls(id=id, **{name: readers[name](name, value) for name, value in body.items()})  # type: ignore[no-any-return]
+        return _command(body)(id)
     except RequestError as error:
         error.id = id
         raise
+
+
+def _id(value: object) -> Id:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if len(value) > ID_CHARS_MAX:
+            raise RequestError(
+                Code.INVALID_REQUEST, f"id: expected at most {ID_CHARS_MAX} characters, was {len(value)}"
+            )
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RequestError(Code.INVALID_REQUEST, f"id: expected a string or an integer, was {_named(value)}")
+    if abs(value) > INTEGER_MAX:
+        raise RequestError(Code.INVALID_REQUEST, f"id: expected an integer below 2**53, was {value}")
+    return value
+
+
+def _command(body: dict[str, Any]) -> Callable[[Id], Command]:
+    """What makes the command of a message, but for its id."""
+    op = body.pop("op", None)
+    if not isinstance(op, str):
+        raise RequestError(Code.INVALID_REQUEST, f"op: expected a string, was {_named(op)}")
+    if op in REPLAY_OPS:
+        raise RequestError(Code.NOT_REPLAY, f"op: {op} is for /v1/replay, this is a live stream")
+    if op not in COMMANDS:
+        raise RequestError(Code.UNKNOWN_OP, f"op: expected {_listed(COMMANDS)}, was {_shown(op)}")
+    command, required, readers = COMMANDS[op]
+    for name in body:
+        if name not in readers:
+            raise RequestError(Code.UNKNOWN_FIELD, f"{op}: expected {_listed(readers)}, was {_shown(name)}")
+    for name in required:
+        if name not in body:
+            raise RequestError(Code.INVALID_REQUEST, f"{op}: expected {name}, which is missing")
+    return partial(command, **{name: readers[name](name, value) for name, value in body.items()})
 
 
 def _text(name: str, value: object) -> str:
@@ -181,8 +202,8 @@ def _shown(text: object) -> str:
     return shown if len(shown) <= 80 else shown[:76] + "...'"
 
 
-def _listed(names: Iterable[str]) -> str:
-    return "one of " + ", ".join(names)
+def _listed(names: Collection[str]) -> str:
+    return "one of " + ", ".join(names) if names else "no other member"
 
 
 Reader = Callable[[str, object], Any]
@@ -281,7 +302,7 @@ def _values(field: int, column: NDArray[np.float64]) -> list[Any]:
     values: list[float] = column.tolist()
     if FIELDS[field] not in WHOLE:
         return values
-    return [None if value != value else int(value) for value in values]
+    return [None if isnan(value) else int(value) for value in values]
 
 
 # -- encodings -----------------------------------------------------------------------------------------------------

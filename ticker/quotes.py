@@ -1,8 +1,9 @@
 """The quote table: one row a symbol, written by `apply(ticks)`, read by `view(rows)`. Pure.
 
 State is one float64 block, a field a contiguous line of it. NaN is "no value". Counts and times in it are whole numbers
-below 2**53 and so exact. Volume is kept as a whole number of the symbol's smallest size step: sums carry no float dust
-and do not depend on how ticks were batched.
+below 2**53 and so exact. Prices and sizes are kept as they came in. Every sum is added up tick by tick in the log's
+order, and rounded when it is viewed, to the decimals that the symbol's own inputs have had: so it carries no float dust
+and does not depend on how the log was cut into batches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feeds.ticks import NO_TIME, QUOTE, TRADE, Symbols, Ticks
+from feeds.ticks import NO_TIME, TRADE, Symbols, Ticks
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,17 +28,21 @@ FIELDS: Final = (
 #: Fields that are whole numbers on the wire.
 WHOLE: Final = frozenset(("last_ts", "trades", "session"))
 
-# Lines of the state block. The first ten stand in the order of FIELDS, so that a view takes them over as they are.
+# Lines of the state block. The first are FIELDS; those of VWAP, change and its percentage are worked out by a view.
 BID, BID_SIZE, ASK, ASK_SIZE, LAST, LAST_SIZE, LAST_TS, OPEN, HIGH, LOW = range(10)
-UNITS, NOTIONAL, TRADES, PRICE_UNIT, SIZE_UNIT = range(10, 15)
-LINES: Final = 15
+VOLUME, VWAP, TRADES, CHANGE, CHANGE_PCT, SESSION = range(10, len(FIELDS))
+# VOLUME is the sum of all sizes cut to multiples of 2**-20, exact below 2**33, and VOLUME_FINE that of what was cut off.
+VOLUME_FINE, NOTIONAL, PRICE_UNIT, SIZE_UNIT = range(len(FIELDS), len(FIELDS) + 4)
+LINES: Final = len(FIELDS) + 4
+CUT: Final = 2.0**20
 
 DAY_US: Final = 86_400_000_000
 DECIMALS_MAX: Final = 15
-VWAP_DECIMALS: Final = 2  # more than the symbol's prices have
+POWERS: Final = 10.0 ** np.arange(DECIMALS_MAX + 1)  # each exact in float64
+VWAP_UNIT: Final = 1e2  # VWAP has two decimals more than the symbol's prices
 PERCENT_UNIT: Final = 1e4  # change_pct has four decimals
-POWERS: Final = 10.0 ** np.arange(23)  # each exact in float64
-EXACT: Final = 2.0**53
+#: A number of fewer steps than this is off by less than half a step, after the few roundings that it went through.
+STEPS_MAX: Final = 2.0**51
 ALL: Final = slice(None)
 
 
@@ -46,7 +51,8 @@ class Changes:
     """What one batch did: each row that had at least one tick, once, ascending.
 
     rows int64[U]; hi, lo float64[U], the highest and lowest price among the batch's trades of that row, NaN where there
-    was none; vol float64[U], the volume of those trades.
+    was none; vol float64[U], the volume of those trades, to be rounded by `QuoteTable.sizes_rounded` once it is all
+    added up. Trades older than their session are not among them.
     """
 
     rows: Ints
@@ -73,7 +79,7 @@ class QuoteTable:
         self.ts: Ints = np.zeros(0, np.int64)
         self.positions: Ints = np.zeros(0, np.int64)
         self._state: Floats = np.zeros((LINES, 0))
-        # Since when the session's fields count, and when the next session starts.
+        # Since when the session's fields count, and when the next session starts; NO_TIME before a row's first tick.
         self._session: Ints = np.zeros(0, np.int64)
         self._session_end: Ints = np.zeros(0, np.int64)
         # The newest venue time of each row's quotes (2 * row + QUOTE) and trades (2 * row + TRADE).
@@ -83,78 +89,90 @@ class QuoteTable:
         self._slot: Ints = np.zeros(0, np.int64)  # scratch: a row's place among the changed rows of one batch
         self._grow(capacity)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def apply(self, ticks: Ticks) -> Changes:
-        """Fold a batch in. Cost: some tens of nanoseconds a tick; nothing that grows with the number of symbols."""
+        """Fold a batch in. Cost: some tens of nanoseconds a tick; nothing that grows with the number of symbols.
+
+        A late trade counts for everything of its session but is never the last; a late quote, and a tick older than
+        its symbol's session, count in `n` alone. A trade that lacks its price or its size is one of `trades`, and the
+        last if it is not late, but adds nothing to volume and VWAP.
+        """
         if not len(ticks):
             return Changes(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
         self._reserve()
         row, ts = ticks.row, ticks.ts
         key = 2 * row + ticks.kind
-        order = _grouped(key)
-        changed, counts = _runs(key[order] >> 1)
+        order = _grouped(key, 2 * self.capacity)
+        key = key[order]
+        changed = key[_starts(key)] >> 1
+        changed = changed[_starts(changed)]
 
-        self._learn_decimals(ticks)
-        stale, closed = self._open_sessions(row, ts, ticks.since)
-        late = self._find_late(key, order, ticks.ts_event, stale)
-
-        self.n[changed] += counts
+        np.add.at(self.n, row, 1)
         self.seq[row] = ticks.seq  # a repeated index keeps its last value: so do all scatters below
         np.maximum.at(self.positions, self._part[changed], self.seq[changed])
 
-        current = _none_of(stale, late)
-        self.ts[row[current]] = ts[current]
-        self._fold_quotes(ticks, current)
-        return self._fold_trades(ticks, ts, changed, stale, late, closed)
+        trade = ticks.kind == TRADE
+        self._learn_decimals(ticks, trade)
+        stale, closed = self._open_sessions(row, ts, ticks.since)
+        late = self._find_late(key, order, ticks.ts_event)
+        fresh = _none_of(stale, late)
+        self.ts[row[fresh]] = ts[fresh]
+        self._fold_quotes(ticks, _where(~trade, stale, late))
+        return self._fold_trades(ticks, ts, _where(trade, stale), changed, late, closed)
 
     def view(self, rows: Ints) -> Floats:
         """The fields of `rows` as a client sees them: float64[len(FIELDS), len(rows)], in the order of FIELDS.
 
-        Prices and sizes are as they came in; sums are rounded to the decimals of the symbol's own sizes, differences
-        to those of its prices, VWAP to two more, percentages to four. A row without any tick is all NaN.
+        Prices and sizes are as they came in. Volume is rounded to the decimals of the symbol's own sizes, change to
+        those of its prices, VWAP to two more, the percentage to four; a number that has more than 15 digits then is as
+        near as float64 comes. Prices may be negative: VWAP is the mean of prices weighted by size whatever their
+        signs, and the percentage is of the open's magnitude, so that it has the sign of the change. What cannot be
+        told (a percentage of an open of 0, a VWAP without volume, a sum past float64) is NaN, as is all of a row
+        without any tick.
         """
-        state = self._state[:, rows]
-        out = np.empty((len(FIELDS), len(rows)))
-        out[: LOW + 1] = state[: LOW + 1]
-        price_unit, size_unit = state[PRICE_UNIT], state[SIZE_UNIT]
-        volume = state[UNITS] / size_unit
-        with np.errstate(divide="ignore", invalid="ignore"):
-            vwap = _rounded(state[NOTIONAL] / volume, price_unit * POWERS[VWAP_DECIMALS])
-            change = _rounded(state[LAST] - state[OPEN], price_unit)
-            percent = _rounded(change / np.abs(state[OPEN]) * 100, PERCENT_UNIT)
-        vwap[volume == 0] = np.nan
-        percent[state[OPEN] == 0] = np.nan
-        out[LOW + 1 :] = volume, vwap, state[TRADES], change, percent, self._session[rows]
-        out[:, self.seq[rows] == 0] = np.nan
+        state = self._state.take(rows, axis=1)
+        fine, notional, price_unit, size_unit = state[len(FIELDS) :]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            volume = state[VOLUME] + fine
+            values = np.array((volume, notional / volume, state[LAST] - state[OPEN]))
+            units = np.array((size_unit, price_unit * VWAP_UNIT, price_unit))
+            state[VOLUME], state[VWAP], state[CHANGE] = _rounded(values, units)
+            state[CHANGE_PCT] = _rounded(state[CHANGE] / np.abs(state[OPEN]) * 100, PERCENT_UNIT)
+        out = state[: len(FIELDS)]
+        infinite = np.isinf(out)
+        if np.count_nonzero(infinite):
+            out[infinite] = np.nan
         return out
 
+    @np.errstate(over="ignore")
     def sizes_rounded(self, rows: Ints, sizes: Floats) -> Floats:
         """Sums of sizes of `rows`, float64 and as long, without the dust of adding them up."""
-        return _rounded(sizes, self._state[SIZE_UNIT, rows])
+        return _rounded(sizes, self._state[SIZE_UNIT].take(rows))
 
     def decimals(self, rows: Ints) -> tuple[Ints, Ints]:
-        """How many decimals the prices and the sizes of `rows` have had so far: two int64 arrays."""
-        units = self._state[PRICE_UNIT : SIZE_UNIT + 1, rows]
-        price, size = np.rint(np.log10(units)).astype(np.int64)
+        """How many decimals the prices and the sizes of `rows` have had so far, at most 15: two int64 arrays."""
+        price, size = np.searchsorted(POWERS, self._state[PRICE_UNIT:].take(rows, axis=1))
         return price, size
 
     # -- growth ----------------------------------------------------------------------------------------------------
 
     def _reserve(self) -> None:
-        symbols = self.symbols
-        if len(symbols) > self.capacity:
-            self._grow(max(len(symbols), 2 * self.capacity))
-        if self._parted < len(symbols):
-            self._part[self._parted : len(symbols)] = symbols.owner[self._parted :]
-            self._parted = len(symbols)
+        """Make room for all symbols of now. Feeds add more of them meanwhile, in threads of their own."""
+        symbols, known = self.symbols, len(self.symbols)
+        if known > self._parted:
+            if known > self.capacity:
+                self._grow(max(known, 2 * self.capacity))
+            self._part[self._parted : known] = symbols.owner[self._parted : known]
+            self._parted = known
         if len(self.positions) < len(symbols.parts):
             self.positions = _longer(self.positions, len(symbols.parts), 0)
 
     def _grow(self, capacity: int) -> None:
         old, self.capacity = self.capacity, capacity
-        state = np.full((LINES, capacity), np.nan)
-        state[UNITS : TRADES + 1] = 0
-        state[PRICE_UNIT : SIZE_UNIT + 1] = 1
+        state = np.empty((LINES, capacity))
         state[:, :old] = self._state
+        state[:, old:] = np.nan
+        state[PRICE_UNIT:, old:] = 1
         self._state = state
         self.seq, self.n, self.ts = (_longer(a, capacity, 0) for a in (self.seq, self.n, self.ts))
         self._session = _longer(self._session, capacity, NO_TIME)
@@ -165,34 +183,21 @@ class QuoteTable:
 
     # -- decimals --------------------------------------------------------------------------------------------------
 
-    def _learn_decimals(self, ticks: Ticks) -> None:
-        quote, trade = ticks.kind == QUOTE, ticks.kind == TRADE
-        q, t = np.flatnonzero(quote), np.flatnonzero(trade)
-        rows = np.concatenate((ticks.row[q], ticks.row[q], ticks.row[t]))
-        prices = np.concatenate((ticks.bid[q], ticks.ask[q], ticks.price[t]))
-        self._refine(PRICE_UNIT, rows, prices)
-        sizes = np.concatenate((ticks.bid_size[q], ticks.ask_size[q], ticks.size[t]))
-        self._refine(SIZE_UNIT, rows, sizes)
-
-    def _refine(self, line: int, rows: Ints, values: Floats) -> None:
-        """Raise the unit (10 ** decimals) of rows with a value that it cannot express."""
-        unit = self._state[line]
-        known = unit[rows]
-        rough = (np.rint(values * known) / known != values) & (known < POWERS[DECIMALS_MAX])
-        if not rough.any():
-            return
-        rough &= values == values  # NaN is no value
-        rows, values = rows[rough], values[rough]
-        if not len(rows):
-            return
-        before = self._state[line, rows]
-        needed = np.full(len(rows), POWERS[DECIMALS_MAX])
-        for power in POWERS[DECIMALS_MAX - 1 :: -1]:
-            needed[np.rint(values * power) / power == values] = power
-        np.maximum.at(unit, rows, needed)
-        if line == SIZE_UNIT:  # what is summed so far is counted in the finer unit from here on
-            rows, first = np.unique(rows, return_index=True)
-            self._state[UNITS, rows] *= unit[rows] / before[first]
+    def _learn_decimals(self, ticks: Ticks, trade: Bools) -> None:
+        """Raise the units (10 ** decimals) of rows that were brought a price or a size that they cannot express."""
+        units = self._state[PRICE_UNIT:].take(ticks.row, axis=1)
+        values = np.empty((2, *units.shape))  # two of each, as a quote has; a trade's second is NaN
+        values[0, 0] = np.where(trade, ticks.price, ticks.bid)
+        values[0, 1] = np.where(trade, ticks.size, ticks.bid_size)
+        values[1, 0] = ticks.ask
+        values[1, 1] = ticks.ask_size
+        nearest = values * units
+        np.rint(nearest, out=nearest)
+        nearest /= units
+        rough = (nearest < values) | (nearest > values)  # not so where both are NaN
+        if np.count_nonzero(rough):  # the cheapest `any`, here and below
+            side, which, at = (rough & (units < POWERS[-1])).nonzero()
+            np.maximum.at(self._state, (PRICE_UNIT + which, ticks.row[at]), _units(values[side, which, at]))
 
     # -- sessions and late ticks -----------------------------------------------------------------------------------
 
@@ -202,108 +207,116 @@ class QuoteTable:
         Returns which ticks are older than their symbol's session by then, and which belong to a session that the
         batch itself has closed again: bool[n] each, None where there is none.
         """
-        if not ((ts >= self._session_end[row]) | (ts < self._session[row])).any():
+        if not np.count_nonzero((ts >= self._session_end[row]) | (ts < self._session[row])):
             return None, None
-        order = _grouped(row)
-        rows, first = _starts(row[order])
-        time = ts[order]
-        start = time - (time - self._session_start_us) % DAY_US
-        opening = np.maximum(start[first], np.minimum(time[first], since))  # reading may have begun later
-        held = self._session[rows]
-        start[first] = np.where(held == NO_TIME, opening, np.maximum(held, start[first]))
-        session = _running_max(start, first)
-        last = np.append(first[1:], len(row)) - 1
-        final = session[last]
+        order = _grouped(row, self.capacity)
+        rows, time = row[order], ts[order]
+        first = _starts(rows)
+        head = rows[first]
+        last = np.append(first[1:], len(rows)) - 1
 
-        new = final > held
-        rows, begin = rows[new], final[new]
-        self._session[rows] = begin
-        self._session_end[rows] = begin - (begin - self._session_start_us) % DAY_US + DAY_US
-        self._state[OPEN : LOW + 1, rows] = np.nan
-        self._state[UNITS : TRADES + 1, rows] = 0
+        end = time - (time - self._session_start_us) % DAY_US + DAY_US
+        held = self._session_end[head]
+        end[first] = np.maximum(end[first], held)
+        end = _running_max(end, first)
+        opens = end > np.roll(end, 1)
+        opens[first] = end[first] > held
+        # Reading may have begun after the session's start: its fields count from there.
+        session = np.where(opens, np.maximum(end - DAY_US, np.minimum(time, since)), NO_TIME)
+        session[first] = np.maximum(session[first], self._session[head])
+        opens[first] = True
+        session = session[opens][np.cumsum(opens) - 1]  # each tick's own: the last one opened up to it
+
+        new = end[last] > held
+        anew = head[new]
+        self._session[anew] = self._state[SESSION, anew] = session[last][new]
+        self._session_end[anew] = end[last][new]
+        self._state[OPEN : LOW + 1, anew] = np.nan
+        for line in (VOLUME, VOLUME_FINE, NOTIONAL, TRADES):
+            self._state[line, anew] = 0
         stale, closed = np.empty(len(row), np.bool_), np.empty(len(row), np.bool_)
         stale[order] = time < session
-        closed[order] = session < np.repeat(final, np.diff(np.append(first, len(row))))
+        closed[order] = session < self._session[rows]
         return stale if stale.any() else None, closed if closed.any() else None
 
-    def _find_late(self, key: Ints, order: Ints, ts_event: Ints, stale: Bools | None) -> Bools | None:
-        """Which ticks carry a venue time older than the newest of their symbol and kind: bool[n], None for none."""
-        untimed = ts_event == NO_TIME
-        if stale is not None:
-            untimed |= stale
-        if untimed.any():
-            order = order[~untimed[order]]
-            if not len(order):
-                return None
-        time = ts_event[order]
-        keys, first = _starts(key[order])
-        newest = self._newest[keys]
-        back = time[1:] < time[:-1]
-        back[first[1:] - 1] = False
-        last = np.append(first[1:], len(order)) - 1
-        if not back.any() and not (time[first] < newest).any():
-            self._newest[keys] = time[last]
+    def _find_late(self, key: Ints, order: Ints, ts_event: Ints) -> Bools | None:
+        """Which ticks carry a venue time older than the newest of their symbol and kind: bool[n], None for none.
+
+        `key` is 2 * row + kind, in `order`. Ticks older than their session need no exception: whatever comes after
+        them, and is not so too, is newer.
+        """
+        time, newest = ts_event[order], self._newest
+        back = (time[1:] < time[:-1]) & (key[1:] == key[:-1])
+        if not (np.count_nonzero(back) or np.count_nonzero(time < newest[key])):
+            newest[key] = time
             return None
-        raised = time.copy()
-        raised[first] = np.maximum(time[first], newest)
-        running = _running_max(raised, first)
-        self._newest[keys] = running[last]
-        late = np.zeros(len(key), np.bool_)
-        late[order] = time < running
+        timed = time != NO_TIME
+        order, key, time = order[timed], key[timed], time[timed]
+        late = np.zeros(len(ts_event), np.bool_)
+        if len(order):
+            first = _starts(key)
+            raised = time.copy()
+            raised[first] = np.maximum(time[first], newest[key[first]])
+            running = _running_max(raised, first)
+            newest[key] = running
+            late[order] = time < running
         return late
 
     # -- folding ---------------------------------------------------------------------------------------------------
 
-    def _fold_quotes(self, ticks: Ticks, current: Bools | slice) -> None:
-        at = np.arange(len(ticks))[current]
-        at = at[ticks.kind[at] == QUOTE]
-        row = ticks.row[at]
-        self._state[BID, row] = ticks.bid[at]
-        self._state[BID_SIZE, row] = ticks.bid_size[at]
-        self._state[ASK, row] = ticks.ask[at]
-        self._state[ASK_SIZE, row] = ticks.ask_size[at]
+    def _fold_quotes(self, ticks: Ticks, at: Ints) -> None:
+        """Let each of the quotes at `at` replace all four of its fields."""
+        row, state = ticks.row[at], self._state
+        state[BID][row] = ticks.bid[at]
+        state[BID_SIZE][row] = ticks.bid_size[at]
+        state[ASK][row] = ticks.ask[at]
+        state[ASK_SIZE][row] = ticks.ask_size[at]
 
     def _fold_trades(
-        self, ticks: Ticks, ts: Ints, changed: Ints, stale: Bools | None, late: Bools | None, closed: Bools | None
+        self, ticks: Ticks, ts: Ints, at: Ints, changed: Ints, late: Bools | None, closed: Bools | None
     ) -> Changes:
-        hi, lo, vol = np.full(len(changed), np.nan), np.full(len(changed), np.nan), np.zeros(len(changed))
+        """Fold in the trades at `at`, those that are not older than their session."""
+        folded = np.empty((3, len(changed)))
+        hi, lo, vol = folded
+        hi[:] = lo[:] = np.nan
+        vol[:] = 0
         changes = Changes(changed, hi, lo, vol)
-        trade = ticks.kind == TRADE
-        at = np.flatnonzero(trade if stale is None else trade & ~stale)
         if not len(at):
             return changes
-        row, price, size = ticks.row[at], ticks.price[at], ticks.size[at]
-        unit = self._state[SIZE_UNIT, row]
-        units = np.rint(size * unit)
-        notional = price * size
-        unsized = size != size
-        if unsized.any():
-            units[unsized] = notional[unsized] = 0
+        state, row, price, size = self._state, ticks.row[at], ticks.price[at], ticks.size[at]
 
+        fresh = ALL if late is None else ~late[at]
+        newest = row[fresh]
+        state[LAST][newest] = price[fresh]
+        state[LAST_SIZE][newest] = size[fresh]
+        state[LAST_TS][newest] = ts[at][fresh]
+
+        notional = price * size
+        unsized = np.isnan(notional)
+        if np.count_nonzero(unsized):
+            size = np.where(unsized, 0.0, size)
+            notional[unsized] = 0
         self._slot[changed] = np.arange(len(changed))
         slot = self._slot[row]
         np.fmax.at(hi, slot, price)
         np.fmin.at(lo, slot, price)
-        np.add.at(vol, slot, units / unit)
+        np.add.at(vol, slot, size)
 
-        state = self._state
-        held = ALL if closed is None else ~closed[at]
-        np.fmax.at(state[HIGH], row[held], price[held])
-        np.fmin.at(state[LOW], row[held], price[held])
-        np.add.at(state[UNITS], row[held], units[held])  # one by one, in order
-        np.add.at(state[NOTIONAL], row[held], notional[held])
-        np.add.at(state[TRADES], row[held], 1)
-
-        fresh = _none_of(None if late is None else late[at])
-        state[LAST, row[fresh]] = price[fresh]
-        state[LAST_SIZE, row[fresh]] = size[fresh]
-        state[LAST_TS, row[fresh]] = ts[at][fresh]
-
-        opening = _none_of(None if late is None else late[at], None if closed is None else closed[at])
-        row, price = row[opening], price[opening]
-        unopened = np.isnan(state[OPEN, row])
-        if unopened.any():
-            state[OPEN, row[unopened][::-1]] = price[unopened][::-1]  # backwards: the first trade is written last
+        if closed is not None:  # the trades of sessions that are over leave nothing more behind
+            held = ~closed[at]
+            row, price, size, notional = row[held], price[held], size[held], notional[held]
+        unopened = np.isnan(state[OPEN][row])  # a late trade finds it open: the one that it is late for came first
+        if np.count_nonzero(unopened):
+            unopened &= ~np.isnan(price)
+            # Backwards, so that the first trade is written last.
+            state[OPEN][row[unopened][::-1]] = price[unopened][::-1]
+        np.fmax.at(state[HIGH], row, price)
+        np.fmin.at(state[LOW], row, price)
+        coarse = np.rint(size * CUT) / CUT
+        np.add.at(state[VOLUME], row, coarse)  # one by one, in order: so is every sum
+        np.add.at(state[VOLUME_FINE], row, size - coarse)
+        np.add.at(state[NOTIONAL], row, notional)
+        np.add.at(state[TRADES], row, 1.0)  # a whole 1 would have each row converted for itself
         return changes
 
 
@@ -313,24 +326,28 @@ def _none_of(*masks: Bools | None) -> Bools | slice:
     return ~np.logical_or.reduce(some) if some else ALL
 
 
-def _grouped(key: Ints) -> Ints:
-    """A stable order that sorts `key` (not negative, below 2**32): NumPy's radix sort, 16 bits at a time."""
-    order = np.argsort(key.astype(np.uint16), kind="stable")  # the low 16 bits
-    if key.max() >> 16:
-        order = order[np.argsort((key[order] >> 16).astype(np.uint16), kind="stable")]
+def _where(mask: Bools, *others: Bools | None) -> Ints:
+    """Where `mask` holds and none of the others does: ascending positions."""
+    for other in others:
+        if other is not None:
+            mask = mask & ~other
+    return mask.nonzero()[0]
+
+
+def _grouped(key: Ints, bound: int) -> Ints:
+    """A stable order that sorts `key` (from 0, below `bound` <= 2**32): NumPy's radix sort, 16 bits at a time."""
+    order = key.astype(np.uint16).argsort(kind="stable")  # the low 16 bits
+    if bound > 2**16:
+        order = order[(key[order] >> 16).astype(np.uint16).argsort(kind="stable")]
     return order
 
 
-def _starts(ordered: Ints) -> tuple[Ints, Ints]:
-    """The distinct values of a grouped array, and where each one's run starts."""
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    return ordered[first], first
-
-
-def _runs(ordered: Ints) -> tuple[Ints, Ints]:
-    """The distinct values of a grouped array, and how many of each there are."""
-    values, first = _starts(ordered)
-    return values, np.diff(np.append(first, len(ordered)))
+def _starts(ordered: Ints) -> Ints:
+    """Where each run of equal values starts in a grouped array, which is not empty."""
+    starts = np.empty(len(ordered), np.bool_)
+    starts[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
+    return starts.nonzero()[0]
 
 
 def _running_max(values: Ints, first: Ints) -> Ints:
@@ -345,10 +362,23 @@ def _running_max(values: Ints, first: Ints) -> Ints:
     return running if distinct is None else distinct[running]
 
 
+def _units(values: Floats) -> Floats:
+    """10 ** decimals of each value, at most 10 ** DECIMALS_MAX: the least that expresses it."""
+    units = np.full(len(values), POWERS[-1])
+    left = np.arange(len(values))
+    for power in POWERS[:-1]:
+        exact = np.rint(values * power) / power == values
+        units[left[exact]] = power
+        left, values = left[~exact], values[~exact]
+        if not len(left):
+            break
+    return units
+
+
 def _rounded(values: Floats, unit: Floats | float) -> Floats:
-    """`values` to the nearest 1 / `unit`; one too large to have such a digit in float64 stays as it is."""
-    scaled = values * unit
-    return np.where(np.abs(scaled) < EXACT, np.rint(scaled) / unit, values)
+    """`values` to the nearest 1 / `unit`, never -0; one of too many steps for float64 to tell apart stays as it is."""
+    steps = values * unit
+    return np.where(np.abs(steps) < STEPS_MAX, np.rint(steps) / unit + 0.0, values)
 
 
 def _longer(column: Ints, length: int, fill: int) -> Ints:

@@ -7,20 +7,28 @@ Times are microseconds since the Unix epoch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from feeds.ticks import Symbols, is_key
 from ticker.errors import Close, Code, RequestError
-from ticker.protocol import Auth, FieldSet, Id, Ping, Resync, Subscribe, Unsubscribe, error, parse
+from ticker.protocol import Auth, Command, FieldSet, Id, Ping, Resync, Subscribe, Unsubscribe, error, parse
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings
 
-_PATTERN: Final = re.compile(r"[*?\[]")
-SYMBOLS_A_TOKEN: Final = 100  # a command costs one token, and one more for each so many symbols
+_WILDCARD: Final = re.compile(r"[*?\[]")
+# What a command costs, in tokens: one, one more for each so many names, and for each pattern one and one more for each
+# so many symbols that it may have to be tried on.
+NAMES_A_TOKEN: Final = 100
+TRIALS_A_TOKEN: Final = 10_000
+#: Patterns whose matches are remembered: at most 8 bytes for each symbol and pattern.
+PATTERNS_REMEMBERED: Final = 32
 
 
 class LaneKey(NamedTuple):
@@ -30,24 +38,76 @@ class LaneKey(NamedTuple):
     fields: FieldSet
 
 
+class Held(NamedTuple):
+    """What a client says that it holds of a symbol: a seq in a log that one of `epochs` names."""
+
+    seq: int
+    epochs: frozenset[str]
+
+
 #: An ordered set of rows.
 Rows = dict[int, None]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a command comes to. The hub sends `replies`, then moves rows between lanes, then sends snapshots."""
+    """What a command comes to. The hub moves rows between lanes, sends `replies`, then what is `fresh`."""
 
     replies: list[dict[str, Any]] = field(default_factory=list)
-    dropped: dict[LaneKey, Rows] = field(default_factory=dict)
-    added: dict[LaneKey, Rows] = field(default_factory=dict)
-    #: Rows whose snapshot is owed at once, by lane.
-    fresh: dict[LaneKey, Rows] = field(default_factory=dict)
-    #: Rows of which the client holds a later seq than the table: row to that seq.
+    #: Rows that a subscription took or left, and the lane that served each before; `Session.rows` says which does now.
+    was: dict[int, LaneKey | None] = field(default_factory=dict)
+    #: Watched rows that are to be sent whole at once.
+    fresh: Rows = field(default_factory=dict)
+    #: Watched rows of which the client holds what the table holds.
+    resumed: Rows = field(default_factory=dict)
+    #: Watched rows of which the client holds a later seq than the table: row to that seq.
     ahead: dict[int, int] = field(default_factory=dict)
-    #: The id that the snapshots carry; there is at least one then, be it empty.
+    #: Whether the client has just told of a seq that the table has not reached.
+    waits: bool = False
+    #: The id that the snapshot carries; there is one then, be it empty.
     id: Id = None
     close: Close | None = None
+
+
+class Directory:
+    """The symbols that clients can watch, and which of them each shell pattern matches. Shared by all sessions of a hub.
+
+    Feeds may have claimed more symbols: each is let in once the table has a row for it, by `admit`. A pattern is tried
+    on a symbol once, not once a client, as long as it is remembered.
+    """
+
+    def __init__(self, table: QuoteTable) -> None:
+        self._table = table
+        self._names = table.symbols.names
+        #: How many symbols are in: they are the first rows.
+        self.known = 0
+        #: Ascending rows by pattern, and how many symbols were tried; the pattern asked for last is the last.
+        self._found: dict[str, tuple[array[int], int]] = {}
+        self.admit()
+
+    def admit(self) -> dict[str, int]:
+        """Let in the symbols that the table has a row for by now; returns those that are new: name to row."""
+        start, self.known = self.known, min(len(self._names), self._table.capacity)
+        return {name: row for row, name in enumerate(self._names[start : self.known], start)}
+
+    def find(self, name: str) -> int | None:
+        """The row of `name`, or None where it is not in."""
+        row = self._table.symbols.find(name)
+        return row if row is not None and row < self.known else None
+
+    def matching(self, pattern: str, start: int = 0) -> Sequence[int]:
+        """The rows from `start` on whose names `pattern` matches, ascending."""
+        if pattern == "*":
+            return range(start, self.known)
+        match, names = matcher(pattern), self._names
+        if start and pattern not in self._found:
+            return [row for row in range(start, self.known) if match(names[row])]
+        found, tried = self._found.pop(pattern, (array("q"), 0))
+        found.extend(row for row in range(tried, self.known) if match(names[row]))
+        self._found[pattern] = found, self.known
+        if len(self._found) > PATTERNS_REMEMBERED:
+            del self._found[next(iter(self._found))]
+        return found[bisect_left(found, start) :]
 
 
 class Bucket:
@@ -80,8 +140,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_closed", "_epochs", "_exact", "_inbound", "_pace", "_patterns", "_pending", "_refusals", "_settings"),
-        *("_symbols", "_table", "_told", "_violations", "heard", "rows"),
+        *("_closed", "_directory", "_epochs", "_exact", "_inbound", "_pace", "_patterns", "_pending", "_refusals"),
+        *("_settings", "_symbols", "_table", "_told", "_violations", "awaited", "heard", "rows"),
     )
 
     def __init__(
@@ -93,26 +153,31 @@ class Session:
         *,
         closed: bool = False,
         pace: Callable[[int], int] = int,
+        directory: Directory | None = None,
     ) -> None:
         """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known;
-        `pace` gives the interval that is served for one that is asked for."""
+        `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions.
+        """
         self._table = table
         self._symbols: Symbols = table.symbols
         self._settings = settings
         self._epochs = epochs
         self._closed = closed
         self._pace = pace
+        self._directory = directory or Directory(table)
         #: Whether a message has come yet.
         self.heard = False
         #: Watched rows, and the lane that serves each.
         self.rows: dict[int, LaneKey] = {}
+        #: What the client holds of subscribed symbols that no feed has brought yet.
+        self.awaited: dict[str, Held] = {}
         self._exact: dict[str, LaneKey] = {}
         #: Oldest first.
         self._patterns: dict[str, LaneKey] = {}
         #: Exact names that no feed has brought yet.
-        self._pending: set[str] = set()
+        self._pending: dict[str, None] = {}
         #: Patterns whose excess over the limit has been answered.
-        self._told: set[str] = set()
+        self._told: dict[str, None] = {}
         rate = settings.messages_per_s_max
         self._inbound = Bucket(rate, 2 * rate, now)
         self._refusals = Bucket(rate, 2 * rate, now)
@@ -123,65 +188,66 @@ class Session:
         """Whether a symbol that appears may concern this client."""
         return bool(self._patterns or self._pending)
 
-    def receive(self, message: str | bytes, now: int) -> Outcome:
-        """Carry out one message of the client. Never raises for anything a client can send."""
+    def receive(self, message: str | bytes | Command, now: int) -> Outcome:
+        """Carry out one message of the client, or a command made of it. Never raises for anything a client can send."""
         self.heard = True
         outcome = Outcome()
+        tag: Id = None
         try:
-            command = parse(message)
-            symbols = getattr(command, "symbols", ())
-            if not self._inbound.take(1 + len(symbols) // SYMBOLS_A_TOKEN, now):
-                raise RequestError(
-                    Code.RATE_LIMITED,
-                    f"expected at most {self._settings.messages_per_s_max} messages a second",
-                    command.id,
-                )
-            try:
-                self._carry_out(command, outcome, now)
-            except RequestError as failure:
-                failure.id = command.id
-                raise
-        except RequestError as failure:
-            outcome = Outcome(close=self._ending(failure.code, now))
-            outcome.replies.append(error(failure, fatal=outcome.close is not None))
+            command = message if isinstance(message, Command) else parse(message)
+            tag = command.id
+            self._admit(command, now)
+            match command:
+                case Subscribe():
+                    self._subscribe(command, outcome)
+                case Unsubscribe():
+                    self._unsubscribe(command, outcome)
+                case Resync():
+                    self._resync(command, outcome)
+                case Ping():
+                    outcome.replies.append({"type": "pong", **_tag(tag), "ts": now})
+                case Auth():  # nothing to check where no token is required
+                    outcome.replies.append({"type": "authenticated", **_tag(tag)})
+        except RequestError as failure:  # before anything was done
+            failure.id = tag if failure.id is None else failure.id
+            close = self._ending(failure.code, now)
+            return Outcome([error(failure, fatal=close is not None)], close=close)
         return outcome
 
-    def appeared(self, rows: range) -> Outcome:
-        """Take in the symbols of `rows`, new in the table, that a pattern or a pending name was waiting for."""
+    def appeared(self, arrived: Mapping[str, int]) -> Outcome:
+        """Take in the symbols that a pattern or a pending name was waiting for.
+
+        `arrived` maps the names that the directory has just admitted to their rows.
+        """
         outcome = Outcome()
-        names = self._symbols.names
-        for row in rows:
-            name = names[row]
-            if name in self._pending:
-                self._pending.remove(name)
-                self._serve(row, self._exact[name], outcome)
+        for name in sorted(self._pending.keys() & arrived.keys(), key=arrived.__getitem__):
+            del self._pending[name]
+            self._serve(arrived[name], self._exact[name], outcome)
         for pattern, key in reversed(self._patterns.items()):
-            matched = [row for row in _matching(pattern, names, rows) if row not in self.rows]
-            excess = self._serve_matched(matched, key, outcome)
-            if excess and pattern not in self._told:
-                self._told.add(pattern)
-                limit = self._settings.symbols_max
-                failure = RequestError(
-                    Code.LIMIT_SYMBOLS, f"{pattern}: expected at most {limit} symbols, {excess} are left out"
-                )
-                outcome.replies.append({**error(failure), "symbol": pattern, "count": excess})
+            if self._room > 0 or pattern not in self._told:
+                matched = self._directory.matching(pattern, self._directory.known - len(arrived))
+                new = [row for row in matched if row not in self.rows]
+                excess = self._fill(new, key, outcome, len(new))
+                if excess and pattern not in self._told:
+                    self._told[pattern] = None
+                    outcome.replies.append(self._excess(pattern, excess))
         outcome.fresh.clear()  # the round that brings their first value sends it whole
+        if self.awaited:
+            self._end_waiting(outcome)
         return outcome
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, command: object, outcome: Outcome, now: int) -> None:
-        match command:
-            case Subscribe():
-                self._subscribe(command, outcome)
-            case Unsubscribe():
-                self._unsubscribe(command, outcome)
-            case Resync():
-                self._resync(command, outcome)
-            case Ping():
-                outcome.replies.append({"type": "pong", **_tag(command.id), "ts": now})
-            case Auth():  # nothing to check where no token is required
-                outcome.replies.append({"type": "authenticated", **_tag(command.id)})
+    def _admit(self, command: Command, now: int) -> None:
+        """Let `command` pay for the work that it is."""
+        names: tuple[str, ...] = getattr(command, "symbols", ())
+        since = getattr(command, "since", None) or ()
+        patterns = sum(map(self._is_pattern, names))
+        cost = 1 + (len(names) + len(since)) // NAMES_A_TOKEN + patterns * (1 + self._directory.known // TRIALS_A_TOKEN)
+        if not self._inbound.take(cost, now):
+            rate = self._settings.messages_per_s_max
+            was = "more" if cost == 1 else f"more: this one counts as {cost}"
+            raise RequestError(Code.RATE_LIMITED, f"expected at most {rate} messages a second, was {was}")
 
     def _ending(self, code: Code, now: int) -> Close | None:
         if code is Code.RATE_LIMITED and not self._refusals.take(1, now):
@@ -192,8 +258,7 @@ class Session:
 
     def _subscribe(self, command: Subscribe, outcome: Outcome) -> None:
         asked = self._settings.interval_ms if command.interval_ms is None else command.interval_ms
-        interval = self._pace(asked)
-        key = LaneKey(interval, command.fields)
+        key = LaneKey(self._pace(asked), command.fields)
         self._check_lanes(key, set(command.symbols))
         accepted: list[str] = []
         patterns: list[str] = []
@@ -209,13 +274,7 @@ class Session:
                     rejected.append({"symbol": name, "code": Code.LIMIT_SYMBOLS, "count": excess})
             else:
                 accepted.append(name)
-                self._exact[name] = key
-                row = self._symbols.find(name)
-                if row is None:
-                    self._pending.add(name)
-                else:
-                    self._serve(row, key, outcome)
-        resumed = self._resume(command, key, outcome)
+                self._add_exact(name, key, outcome)
         outcome.replies.append(
             {
                 "type": "subscribed",
@@ -224,33 +283,28 @@ class Session:
                 "symbols": accepted,
                 "pending": [name for name in accepted if not self._has_value(name)],
                 "patterns": patterns,
-                "resumed": resumed,
+                "resumed": self._resume(command, outcome),
                 "rejected": rejected,
-                "interval_ms": interval,
+                "interval_ms": key.interval_ms,
             }
         )
 
     def _unsubscribe(self, command: Unsubscribe, outcome: Outcome) -> None:
         removed: list[str] = []
         rejected: list[dict[str, Any]] = []
-        names = self._symbols.names
         for name in command.symbols:
             if name in self._exact:
-                del self._exact[name]
-                self._pending.discard(name)
-                row = self._symbols.find(name)
-                rows = [] if row is None else [row]
+                self._drop_exact(name, outcome)
             elif name in self._patterns:
-                key = self._patterns.pop(name)
-                self._told.discard(name)
-                match = _matcher(name)
-                rows = [row for row, lane in self.rows.items() if lane == key and match(names[row])]
+                self._drop_pattern(name, outcome)
             else:
                 rejected.append({"symbol": name, "code": Code.UNKNOWN_SYMBOL})
                 continue
             removed.append(name)
-            for row in rows:
-                self._serve(row, self._winner(names[row]), outcome)
+        if removed:
+            self._told.clear()  # there is room again, and a new excess is news
+            for name in [name for name in self.awaited if self._winner(name) is None]:
+                del self.awaited[name]
         reply = {"type": "unsubscribed", **_tag(command.id), "channel": command.channel}
         outcome.replies.append({**reply, "symbols": removed, "rejected": rejected})
 
@@ -258,23 +312,23 @@ class Session:
         outcome.id = command.id
         unknown = []
         for name in command.symbols:
-            row = self._symbols.find(name)
+            row = self._directory.find(name)
             if row is not None and row in self.rows:
-                outcome.fresh.setdefault(self.rows[row], {})[row] = None
+                outcome.fresh[row] = None
             elif name not in self._pending:
                 unknown.append(name)
         if unknown:
             text = f"expected subscribed symbols, was {', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}"
             outcome.replies.append(error(RequestError(Code.UNKNOWN_SYMBOL, text, command.id)))
 
-    # -- parts -----------------------------------------------------------------------------------------------------
+    # -- what is accepted ------------------------------------------------------------------------------------------
 
     def _check_lanes(self, key: LaneKey, replaced: set[str]) -> None:
         held = {key}
         for subscriptions in (self._exact, self._patterns):
             held.update(lane for name, lane in subscriptions.items() if name not in replaced)
-        if len(held) > self._settings.lanes_max:
-            limit = self._settings.lanes_max
+        limit = self._settings.lanes_max
+        if len(held) > limit:
             raise RequestError(
                 Code.LIMIT_LANES, f"expected at most {limit} different pairs of interval and fields, was {len(held)}"
             )
@@ -286,96 +340,143 @@ class Session:
         if self._is_pattern(name):
             full = name not in self._patterns and len(self._patterns) >= self._settings.patterns_max
             return Code.LIMIT_SYMBOLS if full else None
-        row = self._symbols.find(name)
-        if row is None and self._closed:
+        if self._closed and name not in self._symbols:
             return Code.UNKNOWN_SYMBOL
-        held = name in self._pending or row in self.rows
-        return None if held or self._room else Code.LIMIT_SYMBOLS
+        held = name in self._pending or self._directory.find(name) in self.rows
+        return None if held or self._room > 0 else Code.LIMIT_SYMBOLS
 
     @property
     def _room(self) -> int:
         return self._settings.symbols_max - len(self.rows) - len(self._pending)
 
     def _is_pattern(self, name: str) -> bool:
-        return name not in self._symbols and _PATTERN.search(name) is not None
+        return name not in self._symbols and _WILDCARD.search(name) is not None
 
     def _has_value(self, name: str) -> bool:
-        row = self._symbols.find(name)
+        row = self._directory.find(name)
         return row is not None and bool(self._table.seq[row])
+
+    # -- who serves what -------------------------------------------------------------------------------------------
+
+    def _add_exact(self, name: str, key: LaneKey, outcome: Outcome) -> None:
+        if name in self._patterns:  # it was one until a symbol of that very name appeared
+            self._drop_pattern(name, outcome)
+        row = self._directory.find(name)
+        if row is None:
+            self._exact[name] = key
+            self._pending[name] = None
+        else:
+            self._exact[self._symbols.names[row]] = key  # the string that all clients share
+            self._serve(row, key, outcome)
+
+    def _drop_exact(self, name: str, outcome: Outcome) -> None:
+        del self._exact[name]
+        self._pending.pop(name, None)
+        row = self._directory.find(name)
+        if row is not None:
+            self._serve_anew(row, outcome)
 
     def _add_pattern(self, pattern: str, key: LaneKey, outcome: Outcome) -> int:
         """Serve what `pattern` matches, as the newest; returns how many symbols are over the limit."""
         self._patterns.pop(pattern, None)
         self._patterns[pattern] = key
-        names = self._symbols.names
-        matched = _matching(pattern, names, range(len(self._symbols)))
-        excess = self._serve_matched([row for row in matched if names[row] not in self._exact], key, outcome)
+        match, names = matcher(pattern), self._symbols.names
+        held = [row for row in self.rows if match(names[row])]
+        for row in held:
+            if names[row] not in self._exact:
+                self._serve(row, key, outcome)
+        matched = self._directory.matching(pattern)
+        excess = len(matched) - len(held)
+        if excess and self._room > 0:
+            excess = self._fill((row for row in matched if row not in self.rows), key, outcome, excess)
         if excess:
-            self._told.add(pattern)
+            self._told[pattern] = None
         return excess
 
-    def _serve_matched(self, rows: Iterable[int], key: LaneKey, outcome: Outcome) -> int:
-        excess = 0
-        for row in rows:
-            if row in self.rows or self._room > 0:
-                self._serve(row, key, outcome)
-            else:
-                excess += 1
-        return excess
+    def _drop_pattern(self, pattern: str, outcome: Outcome) -> None:
+        key = self._patterns.pop(pattern)
+        match, names = matcher(pattern), self._symbols.names
+        for row in [row for row, lane in self.rows.items() if lane == key and match(names[row])]:
+            self._serve_anew(row, outcome)
+
+    def _fill(self, rows: Iterable[int], key: LaneKey, outcome: Outcome, count: int) -> int:
+        """Serve those of `rows`, `count` rows not watched yet, that there is room for; returns how many are left."""
+        for row in islice(rows, max(0, self._room)):
+            self._serve(row, key, outcome)
+            count -= 1
+        return count
+
+    def _serve_anew(self, row: int, outcome: Outcome) -> None:
+        """A subscription to `row` has gone: let another serve it, or none."""
+        key = self._winner(self._symbols.names[row])
+        if key != self.rows[row]:
+            self._serve(row, key, outcome)
 
     def _serve(self, row: int, key: LaneKey | None, outcome: Outcome) -> None:
         """Let `key` serve `row` from now on, None for nobody, and owe the client its snapshot."""
-        held = self.rows.pop(row, None)
-        if held is not None and held != key:
-            outcome.fresh.get(held, {}).pop(row, None)
-            if row in outcome.added.get(held, {}):  # by this very command
-                del outcome.added[held][row]
-            else:
-                outcome.dropped.setdefault(held, {})[row] = None
-        if key is not None:
+        outcome.was.setdefault(row, self.rows.get(row))
+        if key is None:
+            del self.rows[row]
+            outcome.fresh.pop(row, None)
+        else:
             self.rows[row] = key
-            outcome.fresh.setdefault(key, {})[row] = None
-            if held != key:
-                outcome.added.setdefault(key, {})[row] = None
+            outcome.fresh[row] = None
 
     def _winner(self, name: str) -> LaneKey | None:
         exact = self._exact.get(name)
         if exact is not None:
             return exact
-        return next((key for pattern, key in reversed(self._patterns.items()) if _matcher(pattern)(name)), None)
+        return next((key for pattern, key in reversed(self._patterns.items()) if matcher(pattern)(name)), None)
 
-    def _resume(self, command: Subscribe, key: LaneKey, outcome: Outcome) -> dict[str, int]:
-        """Leave out of the snapshot what the client holds already, and what it holds newer than the table."""
-        resumed: dict[str, int] = {}
-        owed = outcome.fresh.get(key)
-        if not (owed and command.since and command.epoch):
-            return resumed
-        epochs = set(command.epoch.split("+"))
-        names, owner, parts = self._symbols.names, self._symbols.owner, self._symbols.parts
-        for row in list(owed):
-            since = command.since.get(names[row], 0)
-            seq = int(self._table.seq[row])
-            if since and since >= seq and self._epochs[parts[owner[row]].feed] in epochs:
-                del owed[row]
+    def _excess(self, pattern: str, count: int) -> dict[str, Any]:
+        limit = self._settings.symbols_max
+        text = f"{pattern}: expected at most {limit} symbols, {count} more are left out"
+        return {**error(RequestError(Code.LIMIT_SYMBOLS, text)), "symbol": pattern, "count": count}
+
+    # -- resuming --------------------------------------------------------------------------------------------------
+
+    def _resume(self, command: Subscribe, outcome: Outcome) -> dict[str, int]:
+        """Leave out of the snapshot what the client holds already, and what it holds newer than the table.
+
+        Returns what the client holds as the table does: symbol to the server's count of its ticks.
+        """
+        if not (command.since and command.epoch):
+            return {}
+        names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
+        for row in list(outcome.fresh):
+            since, seq = command.since.get(names[row], 0), int(self._table.seq[row])
+            if since and since >= seq and self._epoch(row) in epochs:
+                del outcome.fresh[row]
                 if since == seq:
-                    resumed[names[row]] = int(self._table.n[row])
+                    outcome.resumed[row] = None
                 else:
                     outcome.ahead[row] = since
-        return resumed
+        outcome.waits = bool(outcome.ahead)
+        if not epochs.isdisjoint(self._epochs.values()):
+            for name, since in command.since.items():
+                full = len(self.awaited) >= self._settings.symbols_max
+                if since and not full and self._directory.find(name) is None and self._winner(name) is not None:
+                    self.awaited[name] = Held(since, epochs)
+                    outcome.waits = True
+        return {names[row]: int(self._table.n[row]) for row in outcome.resumed}
+
+    def _end_waiting(self, outcome: Outcome) -> None:
+        """Symbols that the client holds something of are here."""
+        for row in outcome.was:
+            held = self.awaited.pop(self._symbols.names[row], None)
+            if held is not None and self._epoch(row) in held.epochs:
+                outcome.ahead[row] = held.seq
+
+    def _epoch(self, row: int) -> str:
+        """The epoch of the feed that brings `row`."""
+        return self._epochs[self._symbols.parts[self._symbols.owner[row]].feed]
 
 
 def _tag(id: Id) -> dict[str, Any]:
     return {} if id is None else {"id": id}
 
 
-@lru_cache(maxsize=4096)
-def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+@lru_cache(maxsize=512)
+def matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    """Whether a name matches a shell pattern, case and all, in time that grows with length times length at worst."""
     return re.compile(translate(pattern)).match
-
-
-def _matching(pattern: str, names: list[str], rows: range) -> Iterable[int]:
-    """The rows whose names a shell pattern matches, case and all."""
-    if pattern == "*":
-        return rows
-    match = _matcher(pattern)
-    return [row for row in rows if match(names[row])]

@@ -1,0 +1,81 @@
+"""A feed's spec taken apart: ``SCHEME:PATH?name=value&name=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import unquote
+
+from feeds.convert import time_of
+from feeds.feed import FeedError
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Spec:
+    """What stands in a spec. Each option is taken once, by `option`; `done` refuses those that nothing took.
+
+    The path runs up to the first ``?`` and stands as it is. ``%`` escapes are undone in values. Raises FeedError.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.scheme, colon, rest = text.partition(":")
+        if not colon:
+            raise FeedError(f"feed {text!r}: expected SCHEME:..., such as sim: or replay:FILE")
+        self.path, _, query = rest.partition("?")
+        self._taken: list[str] = []
+        self._options: dict[str, str] = {}
+        for item in filter(None, query.split("&")):
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise self.error(f"expected options as name=value, was {item!r}")
+            if name in self._options:
+                raise self.error(f"{name}: expected once, was given twice")
+            self._options[name] = unquote(value)
+
+    def option(self, name: str, default: D, parse: Callable[[str], T], expected: str) -> T | D:
+        """The value of an option. `parse` raises ValueError for what is not `expected`."""
+        self._taken.append(name)
+        text = self._options.get(name)
+        if text is None:
+            return default
+        try:
+            return parse(text)
+        except ValueError:
+            raise self.error(f"{name}: expected {expected}, was {text!r}") from None
+
+    def done(self) -> None:
+        unknown = [name for name in self._options if name not in self._taken]
+        if unknown:
+            raise self.error(f"unknown option {unknown[0]!r}: expected {', '.join(self._taken)}")
+
+    def error(self, cause: str) -> FeedError:
+        return FeedError(f"feed {self.text!r}: {cause}")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def time(text: str) -> int:
+    """A time in microseconds: ISO 8601, or a number whose unit is told from its size."""
+    parsed = time_of(text)
+    if parsed is None:
+        raise ValueError
+    return parsed
+
+
+def flag(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise ValueError
+    return text == "1"

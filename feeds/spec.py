@@ -1,0 +1,31 @@
+"""Opening a feed from a line of text, such as ``sim:?symbols=500`` or ``replay:day.csv.gz?speed=10``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from feeds.clock import Clock, WallClock
+from feeds.feed import Feed
+from feeds.options import Spec
+from feeds.replay import open_replay
+from feeds.simulated import open_simulated
+from feeds.ticks import Symbols
+
+#: Opens a feed from the spec, the symbols it may claim from, its name and its clock; raises FeedError.
+Opener = Callable[[Spec, Symbols, str, Clock], Feed]
+
+#: Each kind of feed by the scheme of its spec. A new kind is a line here.
+SCHEMES: Final[Mapping[str, Opener]] = {"sim": open_simulated, "replay": open_replay}
+
+
+def open_feed(spec: str, symbols: Symbols, *, name: str | None = None, clock: Clock | None = None) -> Feed:
+    """The feed that `spec` tells of, named `name` or else by its scheme. It brings nothing until it is iterated.
+
+    Raises FeedError, one line that says what was expected and what came, or names the file and the cause.
+    """
+    parsed = Spec(spec)
+    opener = SCHEMES.get(parsed.scheme)
+    if opener is None:
+        raise parsed.error(f"expected one of {', '.join(f'{scheme}:' for scheme in SCHEMES)}")
+    return opener(parsed, symbols, name or parsed.scheme, clock or WallClock())

@@ -1,0 +1,359 @@
+"""The hub: what clients are told, message by message, as the page of the protocol has it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.hubs import NOON, Desk, Message, Peer, quote, trade
+from ticker.errors import Close
+from ticker.hub import HEARTBEAT_SLOTS
+from ticker.protocol import BARE, FRAMED, Encoding, Subscribe
+
+HEARTBEAT = {"type": "heartbeat", "ts": NOON, "feeds": {}}
+
+
+def kinds(messages: list[Message]) -> list[str]:
+    return [message["type"] for message in messages]
+
+
+def symbols(message: Message) -> list[str]:
+    return [item["symbol"] for item in message["items"]]
+
+
+def update(symbol: str, prev: int, seq: int, n: int = 1, **moved: Any) -> Message:
+    """An update item of the quotes and trades of `tests.hubs`, which all are of noon."""
+    return {"symbol": symbol, "prev": prev, "seq": seq, "n": n, "ts": NOON, **moved}
+
+
+def desk_of(*names: str, **settings: Any) -> Desk:
+    """A desk where each of `names` has had one quote, in order, from seq 1."""
+    desk = Desk(**settings)
+    desk.read(*(quote(name, seq, 1.0, 2.0) for seq, name in enumerate(names, 1)))
+    return desk
+
+
+# -- the form of messages ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", [FRAMED, BARE], ids=lambda encoding: encoding.name)
+def test_welcome(encoding: Encoding) -> None:
+    welcome = Desk().join(encoding).welcome
+    assert json.dumps(welcome) == json.dumps(
+        {
+            "type": "welcome",
+            "protocol": "ticker.v1",
+            "mode": "live",
+            "epoch": "k-1",
+            "ts": NOON,
+            "heartbeat_ms": 1000,
+            "interval_ms": 100,
+            "delay_ms": 0,
+            "limits": {
+                "symbols": 1000,
+                "patterns": 32,
+                "lanes": 8,
+                "message_bytes": 262_144,
+                "messages_per_s": 100,
+            },
+        }
+    )
+
+
+def test_subscribed_unsubscribed_pong_and_authenticated() -> None:
+    client = desk_of("BTCUSDT").join()
+    ack, _ = client.say(op="subscribe", id=2, symbols=["BTCUSDT", "NEW", "ETH*", "bad name"], interval_ms=250)
+    assert json.dumps(ack) == json.dumps(
+        {
+            "type": "subscribed",
+            "id": 2,
+            "channel": "ticker",
+            "symbols": ["BTCUSDT", "NEW"],
+            "pending": ["NEW"],
+            "patterns": ["ETH*"],
+            "resumed": {},
+            "rejected": [{"symbol": "bad name", "code": "invalid_symbol"}],
+            "interval_ms": 250,
+        }
+    )
+    assert [json.dumps(reply) for reply in client.say(op="unsubscribe", id=3, symbols=["BTCUSDT"])] == [
+        '{"type": "unsubscribed", "id": 3, "channel": "ticker", "symbols": ["BTCUSDT"], "rejected": []}'
+    ]
+    assert [json.dumps(reply) for reply in client.say(op="ping", id=5)] == [
+        f'{{"type": "pong", "id": 5, "ts": {NOON}}}'
+    ]
+    assert [json.dumps(reply) for reply in client.say(op="auth", id=1, token="t")] == [
+        '{"type": "authenticated", "id": 1}'
+    ]
+
+
+def test_what_is_announced_reaches_every_client_of_the_slot() -> None:
+    desk = Desk()
+    clients = [desk.join() for _ in range(2 * HEARTBEAT_SLOTS)]
+    desk.hub.announce(HEARTBEAT, desk.now, 3)
+    assert [len(client.take()) for client in clients].count(1) == 2
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert all(client.take() == [HEARTBEAT] for client in clients)
+    clients[0].leave()
+    clients[0].leave()
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert clients[0].take() == []
+
+
+# -- rounds --------------------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_is_its_ack_then_a_snapshot_then_updates() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    ack, snapshot = client.subscribe("AA", "BB", "CC", fields=["bid", "last"])
+    assert (ack["pending"], symbols(snapshot)) == (["CC"], ["AA", "BB"])
+    desk.read(quote("AA", 3, 1.5, 2.0), trade("AA", 4, 7.0, 0.1), trade("AA", 5, 6.0, 0.2), quote("CC", 6, 3.0))
+    desk.round()
+    first, whole = client.take()
+    assert first["items"] == [update("AA", 1, 5, 3, bid=1.5, last=6.0, hi=7.0, lo=6.0, vol=0.3)]
+    assert (whole["type"], whole["ts"], symbols(whole)) == ("snapshot", first["ts"], ["CC"])
+    desk.read(quote("CC", 7, 3.0))
+    desk.round()
+    assert [message["items"] for message in client.take()] == [[update("CC", 6, 7)]]
+
+
+def test_rounds_fall_on_multiples_of_the_interval_and_late_ones_are_left_out() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    desk.now += 130_000
+    client.subscribe("AA")
+    assert desk.hub.flush(desk.now) == NOON + 200_000
+    for seq, after_ms, sent in ((2, 60, 0), (3, 10, 1), (4, 99, 0), (5, 701, 1)):
+        desk.read(quote("AA", seq, float(seq)))
+        desk.round(after_ms)
+        assert len(client.take()) == sent
+    assert desk.round(0) == NOON + 1_100_000
+
+
+def test_interval_0_is_always_due_and_nobody_watching_is_never() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    assert desk.round(0) is None
+    client.subscribe("AA", interval_ms=0)
+    desk.read(quote("AA", 2, 2.0))
+    assert desk.round(0) is None
+    assert kinds(client.take()) == ["update"]
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_rounds() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    client.subscribe("AA")
+    desk.read(quote("AA", 2, 2.0))
+    desk.round(-3_600_000)
+    assert kinds(client.take()) == ["update"]
+    desk.read(quote("AA", 3, 3.0))
+    desk.round()
+    assert kinds(client.take()) == ["update"]
+
+
+def test_past_the_limit_of_intervals_a_client_is_given_the_next_slower_and_told() -> None:
+    desk = desk_of("AA", intervals_max=2)
+    clients = [desk.join() for _ in range(4)]
+    acks = [c.subscribe("AA", interval_ms=ms)[0] for c, ms in zip(clients, (100, 500, 200, 900), strict=True)]
+    assert [ack["interval_ms"] for ack in acks] == [100, 500, 500, 500]
+    assert sorted(desk.hub.paces) == [100, 500]
+
+
+def test_symbols_that_appear_do_not_pass_the_limit_of_intervals() -> None:
+    desk = Desk(intervals_max=2)
+    clients = [desk.join() for _ in range(3)]
+    for client, ms in zip(clients, (100, 200, 300), strict=True):
+        client.subscribe("*", interval_ms=ms)
+    desk.read(quote("AA", 1, 1.0))
+    assert len(desk.hub.paces) == 2
+    desk.round(1000)
+    assert [kinds(client.take()) for client in clients] == [["snapshot"]] * 3
+    for client in clients:
+        client.say(op="unsubscribe", symbols=["*"])
+    assert not desk.hub.paces
+
+
+def test_a_resync_over_several_lanes_is_one_snapshot_that_carries_the_id() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    client.subscribe("AA", interval_ms=100, fields=["bid"])
+    client.subscribe("BB", interval_ms=500, fields=["ask"])
+    (snapshot,) = client.say(op="resync", id="r", symbols=["AA", "BB"])
+    assert snapshot == {
+        "type": "snapshot",
+        "id": "r",
+        "channel": "ticker",
+        "ts": NOON,
+        "items": [
+            {"symbol": "AA", "seq": 1, "n": 1, "ts": NOON, "bid": 1.0},
+            {"symbol": "BB", "seq": 2, "n": 1, "ts": NOON, "ask": 2.0},
+        ],
+    }
+    error, snapshot = client.say(op="resync", id="s", symbols=["ZZ"])
+    assert (error["code"], error["message"]) == ("unknown_symbol", "expected subscribed symbols, was ZZ")
+    assert (snapshot["id"], snapshot["items"]) == ("s", [])
+
+
+def test_a_command_of_the_edge_is_carried_out_like_a_message() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    assert desk.hub.receive(client.client, Subscribe(None, ("AA",)), desk.now) is None
+    assert kinds(client.take()) == ["subscribed", "snapshot"]
+
+
+# -- slow clients --------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_client_is_told_how_many_rounds_it_missed_and_sent_what_moved() -> None:
+    desk = desk_of("AA", "BB", "CC")
+    slow, quick = desk.join(), desk.join()
+    for client in (slow, quick):
+        client.subscribe("AA", "BB", "CC", fields=["bid"])
+    slow.outlet.stall()
+    for seq, name in enumerate(("AA", "BB", "AA", "ZZ"), 4):
+        desk.read(quote(name, seq, float(seq)))
+        desk.round()
+    assert kinds(quick.take()) == ["update"] * 3
+    assert slow.take() == []
+    notice, snapshot = slow.drain()
+    assert notice == {"type": "slow", "ts": desk.now, "skipped": 3}
+    assert symbols(snapshot) == ["AA", "BB"]
+    desk.read(quote("AA", 9, 9.0), quote("CC", 10, 9.0))
+    desk.round()
+    assert slow.take() == quick.take()
+    assert slow.drain() == []
+
+
+def test_a_client_is_closed_only_past_both_the_bytes_and_the_time() -> None:
+    desk = desk_of("AA", send_buffer_bytes_max=1000, send_buffer_s_max=5)
+    client = desk.join()
+    client.outlet.stall()
+
+    def heartbeat(after_s: int, unsent: int) -> Close | None:
+        desk.now += after_s * 1_000_000
+        client.outlet.unsent_bytes = unsent
+        desk.hub.announce(HEARTBEAT, desk.now)
+        return client.outlet.closed
+
+    assert heartbeat(0, 5000) is None
+    assert heartbeat(5, 5000) is None
+    assert heartbeat(60, 1000) is None
+    assert heartbeat(1, 1001) is Close.TOO_SLOW
+
+
+def test_the_time_of_a_slow_client_starts_anew_once_it_has_drained() -> None:
+    desk = desk_of("AA", send_buffer_bytes_max=0, send_buffer_s_max=5)
+    client = desk.join()
+    client.outlet.unsent_bytes = 1
+    for _ in range(3):
+        client.outlet.stall()
+        desk.hub.announce(HEARTBEAT, desk.now)
+        desk.now += 4_000_000
+        desk.hub.announce(HEARTBEAT, desk.now)
+        assert client.drain() == []
+    assert client.outlet.closed is None
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------
+
+
+def resume(desk: Desk, client: Peer, since: dict[str, int]) -> list[Message]:
+    return client.subscribe(*since, fields=["bid"], since=since, epoch="k-1")
+
+
+def test_what_has_not_moved_costs_nothing_more_and_chains_on() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    ack, snapshot = resume(desk, client, {"AA": 1, "BB": 1})
+    assert ack["resumed"] == {"AA": 1}
+    assert symbols(snapshot) == ["BB"]
+    desk.read(quote("AA", 3, 3.0))
+    desk.round()
+    assert [message["items"] for message in client.take()] == [[update("AA", 1, 3, bid=3.0)]]
+
+
+def test_what_was_resumed_amid_a_round_of_others_comes_whole() -> None:
+    desk = desk_of("AA")
+    desk.join().subscribe("AA")
+    desk.read(quote("AA", 2, 2.0))
+    client = desk.join()
+    assert resume(desk, client, {"AA": 2})[0]["resumed"] == {"AA": 2}
+    desk.round()
+    assert kinds(client.take()) == ["snapshot"]
+
+
+def test_a_hub_that_is_behind_sends_nothing_until_it_has_caught_up() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    assert kinds(resume(desk, client, {"AA": 5})) == ["subscribed"]
+    client.subscribe("BB", fields=["bid"])
+    for seq in (3, 4):
+        desk.read(quote("AA", seq, float(seq)), quote("BB", seq, float(seq)))
+        desk.round()
+        assert [symbols(message) for message in client.take()] == [["BB"]]
+    assert client.say(op="resync", id=1, symbols=["AA"])[0]["items"] == []
+    assert kinds(client.subscribe("AA", fields=["bid"], interval_ms=500)) == ["subscribed"]
+    desk.read(quote("AA", 5, 5.0))
+    desk.round(500)
+    assert [(m["type"], symbols(m)) for m in client.take()] == [("snapshot", ["AA"])]
+    desk.read(quote("AA", 6, 6.0))
+    desk.round(500)
+    assert kinds(client.take()) == ["update"]
+
+
+@pytest.mark.parametrize("names", [["AA"], ["A*"]])
+def test_a_hub_that_has_not_even_seen_the_symbol_waits_as_well(names: list[str]) -> None:
+    desk = Desk()
+    client = desk.join()
+    client.subscribe(*names, since={"AA": 5}, epoch="k-1")
+    desk.read(quote("AA", 1, 1.0))
+    desk.round()
+    assert client.take() == []
+    desk.read(quote("AA", 5, 1.0))
+    desk.round()
+    assert kinds(client.take()) == ["snapshot"]
+
+
+@pytest.mark.parametrize("read", [[], ["AA"]])
+def test_waiting_for_the_log_ends_with_its_epoch_and_all_anew(read: list[str]) -> None:
+    desk = desk_of("BB", *read)
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    client.subscribe("BB")
+    desk.now += 9_999_999
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat"]
+    desk.now += 1
+    desk.hub.announce(HEARTBEAT, desk.now)
+    _, epoch, snapshot = client.take()
+    assert epoch == {"type": "epoch", "epoch": "k-1"}
+    assert sorted(symbols(snapshot)) == sorted(["BB", *read])
+    desk.now += 60_000_000
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat"]
+    desk.read(quote("AA", 9, 1.0))
+    desk.round()
+    assert len(client.take()) == 1
+
+
+def test_waiting_goes_on_while_the_client_does_not_read() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    client.outlet.stall()
+    desk.now += 60_000_000
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert client.take() == []
+    client.drain()
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat", "epoch", "snapshot"]
+
+
+def test_the_epoch_has_one_part_for_each_feed() -> None:
+    desk = Desk()
+    desk.hub._epochs = {"kafka": "k-1", "sim": "s-2"}
+    assert desk.join().welcome["epoch"] == "k-1+s-2"

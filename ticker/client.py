@@ -1,0 +1,403 @@
+"""The client library: a stream of updates that survives reconnects, and quotes that are always current.
+
+    async with ticker.client.connect("ws://localhost:8000", ["BTCUSDT", "ETH*"]) as stream:
+        async for update in stream:
+            print(update.symbol, update.quote.bid, update.n)
+
+The stream always reads what the server sends, so `stream.quotes` is current however slow the loop is. What has changed
+since the loop last asked is conflated, symbol by symbol, as the server does it: memory is bounded by the symbols
+watched, and `update.n`, `hi`, `lo` and `vol` tell what went into an update. Where the whole program is too slow to
+read, the socket fills and the server conflates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from random import random
+from ssl import SSLCertVerificationError, SSLContext
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import orjson
+import websockets.asyncio.client as websocket
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from ticker.dialogue import (
+    Complaint,
+    Connected,
+    Dialogue,
+    Feed,
+    Lost,
+    Message,
+    Notice,
+    Reaction,
+    Rejected,
+    Renewed,
+    ShuttingDown,
+    Slow,
+)
+from ticker.mirror import Quote, Quotes, Update, conflate
+from ticker.reconnect import Advice, Backoff, Ending, closed, refused
+
+__all__ = [
+    "Answer",
+    "Backoff",
+    "Complaint",
+    "Connected",
+    "Feed",
+    "Lost",
+    "Notice",
+    "Quote",
+    "Rejected",
+    "Renewed",
+    "ShuttingDown",
+    "Slow",
+    "Stream",
+    "StreamError",
+    "Update",
+    "connect",
+]
+
+PATH: Final = "/v1/stream"
+#: A snapshot of a hundred thousand symbols fits.
+MESSAGE_BYTES_MAX: Final = 64 * 2**20
+HEARTBEATS_MISSED_MAX: Final = 3
+OPEN_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class StreamError(Exception):
+    """The stream has ended for good: trying again would fail in the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a subscription: symbols and patterns served, those among them without a value yet, those not
+    served (or served in part) with the code that says why.
+    """
+
+    accepted: tuple[str, ...]
+    pending: tuple[str, ...]
+    rejected: Mapping[str, str]
+
+
+def log(notice: Notice) -> None:
+    """Tell a notice to the log of this module."""
+    level = logging.WARNING if isinstance(notice, Lost | Rejected | Complaint) else logging.INFO
+    logger.log(level, "%s", notice)
+
+
+def stream_url(url: str) -> str:
+    """The WebSocket address that `url` means: ``host:port``, ``http(s)://...`` or ``ws(s)://...``, the path optional.
+
+    ValueError for what is no such address.
+    """
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in {"ws", "wss"} or not parts.hostname or parts.fragment:
+        raise ValueError(f"url: expected an address such as ws://localhost:8000, was {url!r}")
+    if parts.port == 0:
+        raise ValueError(f"url: expected a port from 1 to 65535, was {url!r}")
+    return parts._replace(scheme=scheme, path=PATH if parts.path in {"", "/"} else parts.path).geturl()
+
+
+def connect(
+    url: str,
+    symbols: str | Iterable[str] = (),
+    *,
+    interval_ms: int | None = None,
+    fields: Iterable[str] | None = None,
+    token: str | None = None,
+    ssl: SSLContext | None = None,
+    on_notice: Callable[[Notice], None] = log,
+    backoff: Backoff | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> Stream:
+    """A stream of `symbols`, names or patterns, to be entered with ``async with``.
+
+    Entering waits until the server has answered and the quotes that there are have come; a server that cannot be
+    reached is tried again and again (put ``asyncio.timeout`` around to give up), one that refuses for good raises
+    StreamError. `on_notice` is called with what there is to tell beside updates, on the event loop; it is logged by
+    default. `backoff`, `clock` (seconds) and `sleep` pace the reconnects.
+    """
+    dialogue = Dialogue(_names(symbols), interval_ms=interval_ms, fields=fields, token=token)
+    return Stream(
+        stream_url(url),
+        dialogue,
+        ssl=ssl,
+        on_notice=on_notice,
+        backoff=backoff or Backoff(random),
+        clock=clock,
+        sleep=sleep,
+    )
+
+
+class Stream:
+    """Updates of the symbols watched, over as many connections as it takes. Made by `connect`.
+
+    Iterating gives each symbol's update once there is one: what happened to it since its update before, in the order in
+    which the symbols changed. It stops when the server is done, and raises StreamError when it refuses for good. One
+    loop at a time; a new loop goes on where the last one stopped.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        dialogue: Dialogue,
+        *,
+        ssl: SSLContext | None,
+        on_notice: Callable[[Notice], None],
+        backoff: Backoff,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.url = url
+        #: The newest quote of every symbol; while not connected, the last one known.
+        self.quotes: Mapping[str, Quote] = Quotes(dialogue.mirror)
+        self._dialogue = dialogue
+        self._options: dict[str, Any] = {} if ssl is None else {"ssl": ssl}
+        self._on_notice = on_notice
+        self._backoff = backoff
+        self._clock = clock
+        self._sleep = sleep
+        #: What the loop has not been given yet, the longest waiting first.
+        self._owed: OrderedDict[str, Update] = OrderedDict()
+        self._socket: websocket.ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        #: Set, and put anew, whenever something has happened.
+        self._happened = asyncio.Event()
+        #: When the last connection was welcomed.
+        self._welcomed_s: float | None = None
+        self._failure_told = False
+
+    # -- what a program reads --------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self._dialogue.welcomed
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """Symbols that are watched and have no value yet."""
+        return frozenset(self._dialogue.pending)
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Symbols and patterns that are not served, or served in part, and the code that says why."""
+        return MappingProxyType(self._dialogue.rejected)
+
+    @property
+    def feeds(self) -> Mapping[str, Feed]:
+        """The feeds behind the server, as of its last heartbeat."""
+        return MappingProxyType(self._dialogue.feeds)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=f"stream of {self.url}")
+        self._task.add_done_callback(lambda _: self._pulse())
+        try:
+            await self._until(lambda: self._dialogue.settled)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = await self._stop()
+        if failure is not None and error is None and not self._failure_told:
+            raise failure
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        await self._until(lambda: bool(self._owed))
+        if not self._owed:
+            raise StopAsyncIteration
+        return self._owed.popitem(last=False)[1]
+
+    async def subscribe(self, symbols: str | Iterable[str]) -> Answer:
+        """Watch `symbols`, names or patterns, too. Returns once the server has answered and sent their quotes.
+
+        While there is no connection, that is once there is one again.
+        """
+        names = _names(symbols)
+        await self._ask(self._dialogue.subscribe(names))
+        pending, rejected = self._dialogue.pending, self._dialogue.rejected
+        return Answer(
+            accepted=tuple(name for name in names if name in self._dialogue.wanted),
+            pending=tuple(name for name in names if name in pending),
+            rejected={name: rejected[name] for name in names if name in rejected},
+        )
+
+    async def unsubscribe(self, symbols: str | Iterable[str]) -> None:
+        """Watch `symbols`, given as they were subscribed, no more, and forget their quotes and updates."""
+        await self._ask(self._dialogue.unsubscribe(_names(symbols)))
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, commands: list[Message]) -> None:
+        try:
+            await self._send(commands)
+        except ConnectionClosed:
+            logger.debug("the connection ended first: the next one asks")
+        if not await self._until(lambda: self._dialogue.settled):
+            raise StreamError("the stream has ended")
+
+    async def _until(self, ready: Callable[[], bool]) -> bool:
+        """Wait until `ready`; False where the stream is done and it will not be. Raises what the stream failed with."""
+        if self._task is None:
+            raise RuntimeError("expected a stream that was entered: async with connect(...) as stream")
+        while not ready():
+            if self._task.done():
+                if not self._task.cancelled():
+                    self._failure_told = True
+                    self._task.result()
+                return False
+            await self._happened.wait()
+        return True
+
+    def _pulse(self) -> None:
+        happened, self._happened = self._happened, asyncio.Event()
+        happened.set()
+
+    async def _stop(self) -> BaseException | None:
+        """End the task; returns what it had failed with."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        return None if self._task.cancelled() else self._task.exception()
+
+    async def _run(self) -> None:
+        """Connect again and again, until an ending is for good."""
+        while True:
+            self._welcomed_s = None
+            ending = await self._connection()
+            if ending.advice is Advice.FINISH:
+                return
+            if ending.advice is Advice.FAIL:
+                raise StreamError(ending.reason)
+            delay_s = ending.after_s
+            if ending.advice is Advice.RECONNECT:
+                lived_s = 0.0 if self._welcomed_s is None else self._clock() - self._welcomed_s
+                delay_s = self._backoff.delay_s(lived_s, ending.after_s)
+            self._on_notice(Lost(ending.reason, delay_s))
+            await self._sleep(delay_s)
+
+    async def _connection(self) -> Ending:
+        """One connection, from the attempt to its ending."""
+        try:
+            socket = await websocket.connect(
+                self.url,
+                compression=None,
+                max_size=MESSAGE_BYTES_MAX,
+                ping_interval=None,  # heartbeats say more, and say it sooner
+                open_timeout=OPEN_TIMEOUT_S,
+                close_timeout=CLOSE_TIMEOUT_S,
+                **self._options,
+            )
+        except InvalidStatus as answer:
+            return refused(answer.response.status_code, answer.response.headers)
+        except SSLCertVerificationError as error:
+            return Ending(Advice.FAIL, f"no trust: {error}")
+        except (OSError, InvalidHandshake) as error:
+            return Ending(Advice.RECONNECT, str(error) or type(error).__name__)
+        self._socket = socket
+        try:
+            return await self._converse(socket)
+        finally:
+            self._socket = None
+            self._dialogue.lost()
+            self._pulse()
+            await socket.close()
+
+    async def _converse(self, socket: websocket.ClientConnection) -> Ending:
+        dialogue = self._dialogue
+        leaving: asyncio.Task[None] | None = None
+        leave_at_s = 0.0
+        try:
+            await self._send(dialogue.opened())
+            while True:
+                message = await self._message(socket)
+                if message is None:
+                    return Ending(Advice.RECONNECT, f"no message for {HEARTBEATS_MISSED_MAX} heartbeats")
+                reaction = dialogue.receive(message)
+                if dialogue.welcomed and self._welcomed_s is None:
+                    self._welcomed_s = self._clock()
+                self._take(reaction)
+                await self._send(reaction.replies)
+                if reaction.ending is not None:
+                    return reaction.ending
+                await asyncio.sleep(0)  # a loop that keeps up is given each round by itself, also of many at once
+                if reaction.leave_s is not None and leaving is None:
+                    leave_s = self._backoff.spread_s(reaction.leave_s)
+                    self._on_notice(ShuttingDown(leave_s))
+                    leave_at_s = self._clock() + leave_s
+                    leaving = asyncio.create_task(self._leave(socket, leave_s))
+        except ConnectionClosed as close:
+            if leaving is not None:
+                return Ending(Advice.MOVE, "the server is shutting down", max(0.0, leave_at_s - self._clock()))
+            ending = closed(*_code(close))
+            return Ending(ending.advice, dialogue.last_words or ending.reason)
+        except orjson.JSONDecodeError as error:
+            return Ending(Advice.FAIL, f"expected JSON from {self.url}: {error}")
+        finally:
+            if leaving is not None:
+                leaving.cancel()
+
+    async def _message(self, socket: websocket.ClientConnection) -> Any:
+        """The next message, or None where the socket is dead.
+
+        Each missed heartbeat is waited for by itself: a program that was busy for longer than all of them finds the
+        messages that came meanwhile at the second try, rather than a socket that it takes for dead.
+        """
+        for _ in range(HEARTBEATS_MISSED_MAX):
+            try:
+                async with asyncio.timeout(self._dialogue.heartbeat_s):
+                    return orjson.loads(await socket.recv(decode=False))
+            except TimeoutError:
+                continue
+        return None
+
+    async def _leave(self, socket: websocket.ClientConnection, leave_s: float) -> None:
+        await self._sleep(leave_s)
+        await socket.close()
+
+    async def _send(self, commands: list[Message]) -> None:
+        for command in commands:
+            if self._socket is not None:
+                await self._socket.send(orjson.dumps(command), text=True)
+
+    def _take(self, reaction: Reaction) -> None:
+        for update in reaction.updates:
+            owed = self._owed.get(update.symbol)
+            self._owed[update.symbol] = update if owed is None else conflate(owed, update)
+        for symbol in reaction.gone:
+            self._owed.pop(symbol, None)
+        for notice in reaction.notices:
+            self._on_notice(notice)
+        self._pulse()
+
+
+def _names(symbols: str | Iterable[str]) -> list[str]:
+    names = [symbols] if isinstance(symbols, str) else list(symbols)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"symbols: expected strings, was {name!r}")
+    return names
+
+
+def _code(close: ConnectionClosed) -> tuple[int | None, str]:
+    """The code and reason of the peer's close frame, else those of ours for what it sent, else None for a cut."""
+    frame = close.rcvd or close.sent
+    return (None, "") if frame is None else (frame.code, frame.reason)
