@@ -222,8 +222,11 @@ class _CsvTable:
     def records(self, lines: bytes) -> Records:
         """Records of whole lines without blank ones. Texts all of them: what they mean is for the decoder to say."""
         bad: dict[int, str] = {}
+        blank = False
 
         def note(row: Any) -> str:
+            nonlocal blank
+            blank = blank or not row.text.strip()
             bad[row.number - 1] = self._miscounted(row.actual_columns)
             return "skip"
 
@@ -241,7 +244,7 @@ class _CsvTable:
         except pa.ArrowInvalid:
             return self._one_by_one(lines)
         rows = table.num_rows + len(bad)
-        if rows != lines.count(b"\n"):  # blank lines, or a quote that spans some
+        if blank or rows != lines.count(b"\n"):  # blank lines, or a quote that spans some
             filled = without_blank_lines(lines)
             return self.records(filled) if len(filled) < len(lines) else self._one_by_one(lines)
         if bad:

@@ -183,7 +183,7 @@ class Market:
         n, random = len(place), self._random
         number = np.arange(self._made, self._made + n)
         self._made += n
-        time = self._start + np.floor(number * (1e6 / self._rate)).astype(np.int64)
+        time = self._start + np.floor(number * 1e6 / self._rate).astype(np.int64)
         unit, size_unit = self._unit[place], self._size_unit[place]
         whole = np.where(size_unit == 1, 100.0, 1.0)  # round lots
         lots = [np.ceil(random.exponential(mean, n)) for mean in (8.0, 8.0, 2.0)]

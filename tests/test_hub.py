@@ -305,6 +305,40 @@ def test_a_hub_that_is_behind_sends_nothing_until_it_has_caught_up() -> None:
     assert kinds(client.take()) == ["update"]
 
 
+def test_a_slow_client_that_is_ahead_is_sent_only_what_it_is_not_ahead_of() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    resume(desk, client, {"AA": 50, "BB": 2})
+    client.outlet.stall()
+    desk.read(quote("AA", 3, 3.0), quote("BB", 4, 4.0))
+    desk.round()
+    _, snapshot = client.drain()
+    assert symbols(snapshot) == ["BB"]
+
+
+def test_a_client_that_is_ahead_is_no_longer_so_once_it_has_unsubscribed() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    client.say(op="unsubscribe", symbols=["AA"])
+    assert kinds(client.subscribe("AA")) == ["subscribed", "snapshot"]
+
+
+def test_symbols_without_a_value_do_not_keep_a_client_from_the_shared_message() -> None:
+    desk = Desk("AA", "BB", capacity=2)
+    client = desk.join()
+    client.subscribe("AA", "BB")
+    desk.read(quote("AA", 1, 1.0))
+    desk.round()
+    (lane,) = desk.hub.paces[100].lanes.values()
+    assert [symbols(message) for message in client.take()] == [["AA"]]
+    assert not lane.odd
+    desk.read(quote("AA", 2, 2.0), quote("BB", 3, 1.0))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in client.take()] == [("update", ["AA"]), ("snapshot", ["BB"])]
+    assert not lane.odd
+
+
 @pytest.mark.parametrize("names", [["AA"], ["A*"]])
 def test_a_hub_that_has_not_even_seen_the_symbol_waits_as_well(names: list[str]) -> None:
     desk = Desk()

@@ -6,13 +6,39 @@ Data flows one way, and so do imports (upwards in this list, never down):
     server      Starlette: /v1/stream, /v1/snapshot, /v1/sse, /v1/symbols, health
     service     the clock: feeds into the table, rounds out of the hub
     transport   outlets: shared frames straight to the socket, or through plain ASGI
-    client      asyncio client with resume; `mirror` is its pure copy of the server's state; `tail` prints it
-    hub         lanes and rounds: who is owed what, and the shared bytes they are sent
+    hub         all clients: who joins, what is due, who is told what
+    lanes       rounds: who is owed what, and the shared bytes they are sent
     session     one client: commands in, replies and a plan of what it watches out
-    quotes      the NumPy table: one row a symbol, `apply(ticks)`
     protocol    the wire: commands parsed, messages encoded
+    quotes      the NumPy table: one row a symbol, `apply(ticks)`
     settings    every limit, once
     errors      every error and close code, once
 
+The other end of the wire:
+
+    tail        prices in a terminal or a pipe
+    client      the asyncio client: `ticker.connect`
+    dialogue    what a client says and makes of what it hears
+    reconnect   how a connection ends, and how long to wait before the next
+    mirror      a copy of the server's state, kept by the protocol's rules
+
 Beside it, `feeds` yields `Ticks`. Read quotes, session, hub, then the property test of conflation.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ticker.client import connect
+
+__all__ = ["connect"]
+
+
+def __getattr__(name: str) -> object:
+    """`ticker.connect`, loaded when it is asked for: a server has no use for the client's libraries."""
+    if name == "connect":
+        from ticker.client import connect  # noqa: PLC0415
+
+        return connect
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

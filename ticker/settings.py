@@ -84,7 +84,3 @@ def table() -> str:
         default = setting.default if setting.default != "" else "none"
         rows.append(f"| `{flag(setting)}` | `{variable(setting)}` | `{default}` | {setting.metadata['help']} |")
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(table())  # noqa: T201 - for the README

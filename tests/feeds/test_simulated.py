@@ -12,7 +12,7 @@ from tests.feeds.conftest import T0, HandClock, collect
 
 
 async def simulated(options: str, most: int = 20_000, symbols: Symbols | None = None) -> Ticks:
-    feed = open_feed(f"sim:?{options}", symbols or Symbols(), clock=HandClock())
+    feed = open_feed(f"sim:?{options}", Symbols() if symbols is None else symbols, clock=HandClock())
     return Ticks.concat(await collect(feed, most))[:most]
 
 
