@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks import fanout, ingest, latency, rounds
-from benchmarks.figures import Benchmark, Measured, Row, Scale, rows, table
+from benchmarks.figures import Benchmark, Measured, Row, Scale, markdown, rows, table
 from benchmarks.processes import OUT, MeterError, lacking, raise_limits
 
 BENCHMARKS: Final = (*fanout.BENCHMARKS, *latency.BENCHMARKS, *rounds.BENCHMARKS, *ingest.BENCHMARKS)
@@ -26,6 +26,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="one small run that shows that all works: no figures to note"
     )
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/performance.md has it")
     parsed = parser.parse_args(given)
     wanted = names if parsed.only is None else parsed.only.split(",")
     for name in wanted:
@@ -83,7 +84,7 @@ def main(given: Sequence[str] | None = None) -> int:
         except MeterError as failure:
             print(file=sys.stderr)
             left_out[benchmark.name] = str(failure)
-    print(table(found))
+    print(markdown(found) if asked.markdown else table(found))
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     OUT.mkdir(exist_ok=True)

@@ -130,6 +130,12 @@ def table(found: Sequence[Row]) -> str:
     )
 
 
+def markdown(found: Sequence[Row]) -> str:
+    """The rows as a Markdown table, as it stands in docs/performance.md."""
+    lines = [HEADINGS, ("---", "--:", "---", "---", "---", "--:"), *map(_cells, found)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     target = row.figure.target
     met = "" if row.met is None else "yes" if row.met else "NO"

@@ -221,6 +221,8 @@ class _CsvTable:
 
     def records(self, lines: bytes) -> Records:
         """Records of whole lines without blank ones. Texts all of them: what they mean is for the decoder to say."""
+        if not _is_plain(lines):
+            return self._one_by_one(lines)
         bad: dict[int, str] = {}
         blank = False
 
@@ -281,6 +283,16 @@ class _CsvTable:
 
     def _miscounted(self, fields: int) -> str:
         return f"expected {self._width} columns, was {fields}"
+
+
+def _is_plain(lines: bytes) -> bool:
+    """Whether all is UTF-8, and a carriage return only ever the first half of a line's end. Arrow stumbles over others."""
+    if b"\r" in lines and lines.count(b"\r") != lines.count(b"\r\n"):
+        return False
+    try:
+        return lines.isascii() or bool(lines.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _fields(line: str) -> list[str]:

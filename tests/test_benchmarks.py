@@ -10,7 +10,7 @@ import pytest
 
 import benchmarks.__main__ as command
 from benchmarks import fanout, figures, ingest, processes, rounds, serve
-from benchmarks.figures import Benchmark, Figure, Row, Scale, at_least, at_most, shown, table
+from benchmarks.figures import Benchmark, Figure, Row, Scale, at_least, at_most, markdown, shown, table
 from benchmarks.processes import MeterError
 
 SPEED = Figure("speed", "items/s", at_least(100))
@@ -74,6 +74,13 @@ def test_the_table_has_a_line_for_each_row() -> None:
     assert lines[2].split() == ["speed", "100", "items/s", ">=", "100", "yes", "30%"]
     assert lines[3].split() == ["delay", "7.00", "ms", "<=", "5.00", "NO"]
     assert lines[4].split() == ["share", "0.500"]
+
+
+def test_the_same_table_can_be_had_as_markdown() -> None:
+    lines = markdown([Row(SPEED, (90.0, 120.0, 100.0)), Row(SHARE, (0.5,))]).splitlines()
+    assert lines[0] == "| figure | value | unit | target | met | spread |"
+    assert lines[2] == "| speed | 100 | items/s | >= 100 | yes | 30% |"
+    assert lines[3] == "| share | 0.500 |  |  |  |  |"
 
 
 def test_a_row_as_json_says_all_that_the_table_says() -> None:

@@ -93,11 +93,11 @@ class Replica:
     def read(self, count: int) -> None:
         """Fold in the next records, as one batch; those of one position are never split."""
         records = self.history.records
-        stop = min(self.read_records + count, len(records))
+        stop = min(self.read_records + max(0, count), len(records))
         while 0 < stop < len(records) and records[stop]["seq"] == records[stop - 1]["seq"]:
             stop += 1
         new = records[self.read_records : stop]
-        if new:
+        if stop > self.read_records:
             self.hub.fold(self.table.apply(batch(self.symbols, new)))
             self.seq.update((record["symbol"], record["seq"]) for record in new)
             self.read_records = stop
@@ -470,15 +470,25 @@ class Conflation(RuleBasedStateMachine):
             for interval in due:
                 replica.at_round[interval] = dict(replica.seq)
 
-    @rule(data=st.data(), count=st.integers(1, 4), step_ms=st.sampled_from((50, 100, 250)))
-    def market(self, data: st.DataObject, count: int, step_ms: int) -> None:
-        """The plain course of things: ticks, that every hub reads at once, and a round."""
-        self.append(data, count, range(len(self.replicas)))
+    @rule(data=st.data(), count=st.integers(1, 6), lag=st.integers(0, 6), step_ms=st.sampled_from((50, 100, QUIET_MS)))
+    def market(self, data: st.DataObject, count: int, lag: int, step_ms: int) -> None:
+        """The plain course of things: ticks, that one hub reads at once and the others perhaps later, and a round."""
+        self.append(data, count)
+        for replica, behind in zip(self.replicas, (0, lag, lag // 2), strict=True):
+            replica.read(len(self.history.records) - replica.read_records - behind)
         self.round(step_ms)
 
-    @rule(data=st.data(), count=st.integers(1, 8))
-    def busy_market(self, data: st.DataObject, count: int) -> None:
-        self.market(data, count, QUIET_MS)
+    @rule(data=st.data(), count=st.integers(1, 6), lag=st.integers(0, 6))
+    def busy_market(self, data: st.DataObject, count: int, lag: int) -> None:
+        self.market(data, count, lag, QUIET_MS)
+
+    @rule(data=st.data(), who=st.integers(0, 2), count=st.integers(1, 6), lag=st.integers(1, 6))
+    def fail_over(self, data: st.DataObject, who: int, count: int, lag: int) -> None:
+        """A client moves, with what it holds, from a hub that has read all to one that has not."""
+        self.market(data, count, lag, QUIET_MS)
+        self.reconnect(who, 1, True)
+        self.replicas[1].read(1)
+        self.round(QUIET_MS)
 
     @rule()
     def heartbeat(self) -> None:

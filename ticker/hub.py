@@ -219,7 +219,8 @@ class Hub:
         pace.unwatch(np.asarray(gone, np.int64))
         pace.watch(np.asarray(new, np.int64))
         left = set(gone)
-        rows = sorted([*(row for row in member.rows if row not in left), *new])
+        kept = [row for row in member.rows if row not in left] if left else member.rows
+        rows = sorted([*kept, *new])
         member.strays = {row: None for row in (*member.strays, *new) if row not in left}
         lane.seat(member, tuple(rows))
         if not rows:
