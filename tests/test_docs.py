@@ -1,0 +1,93 @@
+"""What the documents show is true: their programs run, their messages are those of a real server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from websockets.sync.client import connect
+
+from tests.servers import Server, environment, serving
+from ticker.errors import Close, Code
+from ticker.protocol import COMMANDS, Subscribe, parse
+from ticker.quotes import FIELDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for block in blocks(text, "json") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving("sim:?symbols=20&rate=2000&seed=1") as server:
+        yield server
+
+
+@pytest.mark.parametrize("program", blocks(README, "python"), ids=lambda text: text.splitlines()[0])
+def test_a_program_of_the_readme_runs(program: str, server: Server) -> None:
+    here = program.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
+    result = subprocess.run(
+        [sys.executable, "-c", here], capture_output=True, text=True, timeout=30, env=environment(), check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_the_commands_shown_are_commands() -> None:
+    for text in (README, PROTOCOL):
+        shown = [message for message in lines(text) if "op" in message]
+        assert shown
+        for message in shown:
+            assert isinstance(parse(orjson.dumps(message)), Subscribe)
+
+
+def test_the_messages_shown_have_the_members_of_real_ones_in_their_order(server: Server) -> None:
+    shown = {message["type"]: message for message in lines(PROTOCOL) if "type" in message}
+    with connect(server.stream, compression=None) as client:
+
+        def ask(command: dict[str, Any], *types: str) -> None:
+            client.send(orjson.dumps(command).decode())
+            for expected in types:
+                while (message := orjson.loads(client.recv()))["type"] != expected:
+                    pass
+                assert list(message) == list(shown[expected]), f"{expected} is shown with other members"
+                for item in message.get("items", ()):
+                    example = shown[expected]["items"][0]
+                    assert [name for name in example if name in item] == [name for name in item if name in example]
+
+        ask({"op": "ping", "id": 1}, "welcome", "pong")
+        ask({"op": "subscribe", "id": 2, "symbols": ["SIM001"]}, "subscribed", "snapshot", "update", "heartbeat")
+        ask({"op": "unsubscribe", "id": 3, "symbols": ["SIM001"]}, "unsubscribed")
+        ask({"op": "subscribe", "id": 2, "symbols": ["A"], "interval_ms": -5}, "error")
+    answers = {name for name in shown if name not in {"status", "slow", "epoch", "shutdown"}}
+    assert answers == {
+        *("welcome", "pong", "subscribed", "snapshot", "update", "heartbeat", "unsubscribed", "error"),
+    }
+
+
+def test_every_op_field_code_and_ending_is_in_the_reference() -> None:
+    for word in (*COMMANDS, *FIELDS, *Code):
+        assert f"`{word}`" in PROTOCOL, word
+    for close in Close:
+        assert f"| {close.code} |" in PROTOCOL, close
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
