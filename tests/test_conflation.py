@@ -482,13 +482,32 @@ class Conflation(RuleBasedStateMachine):
     def busy_market(self, data: st.DataObject, count: int, lag: int) -> None:
         self.market(data, count, lag, QUIET_MS)
 
-    @rule(data=st.data(), who=st.integers(0, 2), count=st.integers(1, 6), lag=st.integers(1, 6))
-    def fail_over(self, data: st.DataObject, who: int, count: int, lag: int) -> None:
-        """A client moves, with what it holds, from a hub that has read all to one that has not."""
-        self.market(data, count, lag, QUIET_MS)
+    @rule(data=st.data(), who=st.integers(0, 2), lag=st.integers(1, 6), patient=st.booleans())
+    def fail_over(self, data: st.DataObject, who: int, lag: int, patient: bool) -> None:
+        """A client moves, with what it holds, from a hub that has read all to one that has not, and perhaps will not."""
+        self.reconnect(who, 0, True)
+        self.market(data, 6, lag, QUIET_MS)
         self.reconnect(who, 1, True)
         self.replicas[1].read(1)
         self.round(QUIET_MS)
+        if not patient:
+            self.wait()
+
+    @rule(
+        data=st.data(), who=st.integers(0, 2), after=st.integers(0, 1), counts=st.lists(st.integers(1, 4), max_size=3)
+    )
+    def slow_spell(self, data: st.DataObject, who: int, after: int, counts: list[int]) -> None:
+        """A client does not read for some rounds."""
+        self.stall(who, after)
+        for count in counts:
+            self.market(data, count, 0, QUIET_MS)
+        self.drain(who)
+
+    @rule()
+    def wait(self) -> None:
+        """Long enough for a client that is ahead."""
+        self.round(CATCH_UP_MS)
+        self.heartbeat()
 
     @rule()
     def heartbeat(self) -> None:

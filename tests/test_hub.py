@@ -316,6 +316,16 @@ def test_a_slow_client_that_is_ahead_is_sent_only_what_it_is_not_ahead_of() -> N
     assert symbols(snapshot) == ["BB"]
 
 
+def test_a_client_that_says_it_is_ahead_of_what_it_was_sent_here_is_taken_at_its_word() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    client.subscribe("AA", fields=["bid"])
+    resume(desk, client, {"AA": 5})
+    desk.read(quote("AA", 2, 2.0))
+    desk.round()
+    assert client.take() == []
+
+
 def test_a_client_that_is_ahead_is_no_longer_so_once_it_has_unsubscribed() -> None:
     desk = desk_of("AA")
     client = desk.join()
@@ -372,6 +382,18 @@ def test_waiting_for_the_log_ends_with_its_epoch_and_all_anew(read: list[str]) -
     desk.read(quote("AA", 9, 1.0))
     desk.round()
     assert len(client.take()) == 1
+
+
+def test_a_log_that_has_caught_up_in_time_is_not_begun_anew() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 5})
+    desk.read(quote("AA", 5, 2.0))
+    desk.now += 10_000_000
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat"]
+    desk.round()
+    assert kinds(client.take()) == ["snapshot"]
 
 
 def test_waiting_goes_on_while_the_client_does_not_read() -> None:

@@ -148,3 +148,31 @@ def test_a_pace_takes_no_memory_for_what_nobody_watches() -> None:
     pace.watch(np.array([9], np.int64))
     assert pace._seq.shape == (desk.table.capacity,)
     assert (pace.watchers[[7, 9]].tolist(), pace._seq[5]) == ([1, 1], 0)
+
+
+def test_a_client_that_is_not_in_step_leaves_nothing_behind() -> None:
+    desk = Desk("AA", "BB")
+    slow, other = desk.join(), desk.join()
+    for peer in (slow, other):
+        peer.subscribe("AA")
+    slow.outlet.stall()
+    desk.read(quote("AA", 1, 1.0))
+    desk.round()
+    (lane,) = desk.hub.paces[100].lanes.values()
+    assert [member.client for member in lane.odd] == [slow.client]
+    slow.leave()
+    assert not lane.odd
+    other.leave()
+    assert not desk.hub.paces
+
+
+def test_a_row_that_nobody_watches_any_more_costs_nothing() -> None:
+    desk = Desk("AA", "BB")
+    one, two = desk.join(), desk.join()
+    one.subscribe("AA", "BB")
+    two.subscribe("BB")
+    one.leave()
+    (pace,) = desk.hub.paces.values()
+    assert pace.watchers[:2].tolist() == [0, 1]
+    desk.read(quote("AA", 1, 1.0))
+    assert not pace.dirty.any()

@@ -3,63 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import signal
+from collections.abc import Iterator
+from typing import Any, cast
 
-import numpy as np
 import orjson
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from feeds.clock import WallClock
-from feeds.feed import FeedError, FeedStats
-from feeds.ticks import NO_TIME, QUOTE, Symbols, Ticks
+from feeds.feed import FeedError
+from feeds.ticks import Symbols, Ticks
+from tests.hand import NOON, HandFeed
 from ticker.server import create_app
 from ticker.service import Service
 from ticker.settings import Settings
-
-NOON = 1_723_161_600_000_000
-
-
-@dataclass
-class HandFeed:
-    """A feed of what the test puts in."""
-
-    symbols: Symbols
-    name: str = "hand"
-    epoch: str = "hand-1"
-    closed: bool = False
-    stats: FeedStats = field(default_factory=FeedStats)
-    seq: int = 0
-    batches: asyncio.Queue[Ticks | FeedError | None] = field(default_factory=asyncio.Queue)
-
-    async def __aiter__(self) -> AsyncIterator[Ticks]:
-        while (batch := await self.batches.get()) is not None:
-            if isinstance(batch, FeedError):
-                raise batch
-            yield batch
-
-    def quotes(self, **bids: float) -> Ticks:
-        """A batch of one quote a symbol: one seq each, a spread of 0.5."""
-        bid = np.array(list(bids.values()), np.float64)
-        seq = np.arange(self.seq + 1, self.seq + 1 + len(bid))
-        self.seq += len(bid)
-        nothing = np.full(len(bid), np.nan)
-        return Ticks(
-            row=self.symbols.claim_all(bids, self.symbols.part(self.name)),
-            seq=seq,
-            kind=np.full(len(bid), QUOTE, np.uint8),
-            ts_event=NOON + seq,
-            ts_recv=np.full(len(bid), NO_TIME),
-            bid=bid,
-            bid_size=np.ones(len(bid)),
-            ask=bid + 0.5,
-            ask_size=np.ones(len(bid)),
-            price=nothing,
-            size=nothing,
-        )
 
 
 class Bench:
@@ -211,6 +170,16 @@ def test_readiness_waits_for_the_first_ticks_and_liveness_does_not(bench: Bench)
     assert bench.http.get("/readyz").status_code == 503
     bench.tick(AAPL=1.0)
     assert bench.http.get("/readyz").status_code == 200
+
+
+def test_a_bug_in_the_service_takes_the_server_down_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    with Bench() as bench:
+        bench.end(cast(FeedError, ValueError("a bug")))
+        bench.http.get("/livez")
+        assert bench.service.failed
+        assert raised == [signal.SIGTERM]
 
 
 # -- /v1/snapshot --------------------------------------------------------------------------------------------------

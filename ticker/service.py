@@ -140,7 +140,7 @@ class Service:
             async for ticks in feed:
                 health.arrived = self.clock.now()
                 hub.fold(table.apply(ticks))
-                if 0 in hub.paces:
+                if any(not pace.due for pace in hub.paces.values()):  # of interval 0, or before its first round
                     self._wake.set()
                 await asyncio.sleep(0)  # the rounds have their turn before the next batch
         except FeedError as failure:

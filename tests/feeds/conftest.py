@@ -55,9 +55,11 @@ def binance6() -> dict[str, Path]:
 async def collect(feed: Feed, most: int | None = None) -> list[Ticks]:
     """The batches of a feed, up to at least `most` ticks."""
     batches: list[Ticks] = []
+    count = 0
     async for batch in feed:
         batches.append(batch)
-        if most is not None and sum(map(len, batches)) >= most:
+        count += len(batch)
+        if most is not None and count >= most:
             break
     return batches
 

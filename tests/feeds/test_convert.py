@@ -101,11 +101,11 @@ def test_numbers_of_other_types(array: Any, expected: list[float]) -> None:
         pa.array([math.nan, math.inf]),
         pa.array([math.nan, -math.inf], pa.float32()),
         pa.array([b"\xff", b"1"], pa.binary()),
-        pa.array([datetime(2024, 1, 1)] * 2),  # noqa: DTZ001
+        pa.array([datetime(2024, 1, 1)] * 2),
     ],
 )
 def test_what_is_no_number(array: Any) -> None:
-    assert [bad for _, bad in read_numbers(array)][0]
+    assert read_numbers(array)[0][1]
     assert all(math.isnan(value) for value, bad in read_numbers(array) if bad)
 
 
@@ -151,8 +151,8 @@ def test_times(text: str, expected: int | None) -> None:
 TIME_TEXTS = st.one_of(
     st.integers(-(2**64), 2**64).map(str),
     st.integers(1_600_000_000, 1_800_000_000).map(str),
-    st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1)).map(datetime.isoformat),  # noqa: DTZ001
-    st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC)).map(datetime.isoformat),  # noqa: DTZ001
+    st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1)).map(datetime.isoformat),
+    st.datetimes(datetime(1900, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC)).map(datetime.isoformat),
     st.floats().map(repr),
     st.sampled_from(["", "0x66", "+5", "2024-08-08T23:56:00.123456789Z", "2024-02-30", "x"]),
     st.text(max_size=12),
@@ -239,3 +239,21 @@ def test_values_are_shown_for_people() -> None:
     assert shown(pa.scalar("x")) == "'x'"
     assert shown(pa.scalar(1.5)) == "1.5"
     assert shown(pa.scalar(SECOND * 10**9 + 1).cast(pa.timestamp("ns"))) == str(SECOND * 10**9 + 1)
+
+
+def broken_text() -> Any:
+    """What a Parquet file can hold: a text column with bytes that are no UTF-8."""
+    raw = pa.array([b"\xff\xfe", b"1"], pa.binary())
+    return pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+
+
+def test_texts_that_are_no_utf8_can_not_be_read_and_raise_nothing() -> None:
+    array = broken_text()
+    assert texts(array)[1][0] == "\ufffd\ufffd"
+    assert texts(array.dictionary_encode())[1][0] == "\ufffd\ufffd"
+    assert read_numbers(array)[1] == (1.0, False)
+    assert read_numbers(array)[0][1]
+    bad = times(array)[1]
+    assert bad is not None
+    assert bad.tolist() == [True, False]
+    assert shown(array[0]) == "'\ufffd\ufffd'"

@@ -30,7 +30,7 @@ def decode(rows: Sequence[dict[str, Any]], **how: Any) -> tuple[list[tuple[Any, 
         values = [repr(float(getattr(ticks, name)[i])) for name in COLUMNS[5:]]
         kind, event, recv = int(ticks.kind[i]), int(ticks.ts_event[i]), int(ticks.ts_recv[i])
         out.append((words[row],) if row < 0 else (symbols.names[row], kind, event, recv, *values))
-    reasons = [decoded.reason(i) for i in np.flatnonzero(ticks.row == UNREADABLE)]
+    reasons = [decoded.reason(i) for i in np.flatnonzero(ticks.row == UNREADABLE).tolist()]
     return out, reasons, symbols
 
 
@@ -99,8 +99,8 @@ def test_a_trade_may_lack_a_size() -> None:
         ({"bid": "NaN"}, "bid: expected a finite number, was 'NaN'"),
         ({"ask": "-inf"}, "ask: expected a finite number, was '-inf'"),
         ({"price": "1e999"}, "price: expected a finite number, was '1e999'"),
-        ({"bid": True}, "bid: expected a finite number, was True"),
-        ({"bid": [1]}, "bid: expected a finite number, was [1]"),
+        ({"bid": True}, "bid: expected a finite number, was '(bool)'"),
+        ({"bid": [1]}, "bid: expected a finite number, was '(list)'"),
         ({"bid": "x" * 99}, f"bid: expected a finite number, was '{'x' * 39}..."),
         ({"bid": 1, "bid_size": -1}, "bid_size: expected a size of 0 or more, was -1"),
         ({"price": 1, "size": "-0.5"}, "size: expected a size of 0 or more, was '-0.5'"),
@@ -209,8 +209,9 @@ def plain(row: dict[str, Any]) -> tuple[Any, ...]:
             return ("unreadable",)
         if kind == TRADE and numbers["price"] is None:
             return ("unreadable",)
-        key = f"{value['venue']}:{value['symbol']}" if value.get("venue") else value.get("symbol") or ""
-        if not is_key(key):
+        symbol = value.get("symbol") or ""
+        key = f"{value['venue']}:{symbol}" if value.get("venue") else symbol
+        if not symbol or not is_key(key):
             return ("unreadable",)
     except (ValueError, KeyError):
         return ("unreadable",)
