@@ -78,6 +78,8 @@ class Service:
         #: Whether `run` has ended by an error.
         self.failed = False
         self._wake = asyncio.Event()
+        #: When the next round falls that is waited for.
+        self._due: int | None = None
         self._names: list[str] = []
 
     @property
@@ -140,8 +142,7 @@ class Service:
             async for ticks in feed:
                 health.arrived = self.clock.now()
                 hub.fold(table.apply(ticks))
-                if any(not pace.due for pace in hub.paces.values()):  # of interval 0, or before its first round
-                    self._wake.set()
+                self._wake_for_rounds()
                 await asyncio.sleep(0)  # the rounds have their turn before the next batch
         except FeedError as failure:
             log.error("feed %s: %s", feed.name, failure)  # noqa: TRY400 - the line says it all
@@ -155,13 +156,19 @@ class Service:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            due = self.hub.flush(self.clock.now())
+            self._due = self.hub.flush(self.clock.now())
             timer = None
-            if due is not None:
-                timer = loop.call_later(max(0, due - self.clock.now()) / 1e6, self._wake.set)
+            if self._due is not None:
+                timer = loop.call_later(max(0, self._due - self.clock.now()) / 1e6, self._wake.set)
             await self._wake.wait()
             if timer is not None:
                 timer.cancel()
+
+    def _wake_for_rounds(self) -> None:
+        """A batch is in: interval 0 is due now, and a symbol that is new may have begun an interval that is due soon."""
+        due = min((pace.due for pace in self.hub.paces.values()), default=None)
+        if due is not None and (self._due is None or due < self._due):
+            self._wake.set()
 
     async def _run_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
