@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -38,8 +39,6 @@ class Market:
         await self._news.wait()
 
     async def run(self) -> None:
-        import numpy as np  # noqa: PLC0415 - keeps the endpoint's own imports in sight
-
         rows = np.arange(len(self._names))
         turn, number = 0, 0
         while True:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -107,7 +108,11 @@ def running(command: Sequence[str], *, ready: str | None = None) -> Iterator[Ser
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         try:
             assert process.stdout is not None
+            patience = Timer(START_S_MAX, process.kill)
+            patience.daemon = True
+            patience.start()
             line = process.stdout.readline()
+            patience.cancel()
             found = re.search(r"(\d+)/?$", line)
             if found is None:
                 process.wait(STOP_S_MAX)
@@ -116,10 +121,11 @@ def running(command: Sequence[str], *, ready: str | None = None) -> Iterator[Ser
             port = int(found[1])
             if ready is not None:
                 _await(f"http://127.0.0.1:{port}{ready}", process)
-            yield Server(process.pid, port)
-            if process.poll() not in (None, 0):
+            try:
+                yield Server(process.pid, port)
+            except MeterError as failure:  # what the server has said of it may tell why
                 log.seek(0)
-                raise MeterError(f"{_named(command)} ended with code {process.returncode}: {log.read()}")
+                raise MeterError(f"{failure}\n{log.read()}".strip()) from None
         finally:
             _stop(process)
 

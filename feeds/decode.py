@@ -26,6 +26,9 @@ UNWANTED: Final = -3
 #: How far a venue time may lie ahead of the row's own receive time. Further, and one of the two clocks is wrong.
 AHEAD_US_MAX: Final = 60_000_000
 
+#: Layouts that are remembered.
+LAYOUTS_MAX: Final = 1000
+
 _UNTOLD: Final = 255
 _SHOWN_CHARS_MAX: Final = 40
 
@@ -106,7 +109,7 @@ class Decoder:
         found = self._layouts.get(names)
         if found is None:
             found = layout(names, self._renamed)
-            if len(self._layouts) < 1000:
+            if len(self._layouts) < LAYOUTS_MAX:  # JSON may bring ever new keys
                 self._layouts[names] = found
         return found
 

@@ -21,6 +21,7 @@ from feeds.ticks import Ints
 KEYS_MAX: Final = 100
 
 _SHOWN_BYTES_MAX: Final = 40
+_NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
 _DECODER: Final = msgspec.json.Decoder()
 _NOT_READ: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -87,9 +88,14 @@ def _lines_of_one_object(block: bytes) -> int:
     No JSON value spans two such lines, since ``}`` is never followed by ``{``. So if there are as many values as lines
     each line is exactly one object.
     """
-    lines = block.count(b"\n")
-    braced = block.count(b"}\n{") or block.count(b"}\r\n{")
-    return lines if braced == lines - 1 and block.startswith(b"{") and block.endswith((b"}\n", b"}\r\n")) else 0
+    if not block.startswith(b"{"):
+        return 0
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == _NEWLINE)
+    last = text[ends - 1]
+    last = np.where(last == _RETURN, text[ends - 2], last)
+    braced = (last == _CLOSE).all() and (text[ends[:-1] + 1] == _OPEN).all()
+    return len(ends) if braced else 0
 
 
 def _object(line: bytes) -> Object | str:

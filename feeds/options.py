@@ -25,7 +25,8 @@ class Spec:
         if not colon:
             raise FeedError(f"feed {text!r}: expected SCHEME:..., such as sim: or replay:FILE")
         self.path, _, query = rest.partition("?")
-        self._taken: list[str] = []
+        #: The names that `option` has been asked for.
+        self.known: dict[str, None] = {}
         self._options: dict[str, str] = {}
         for item in filter(None, query.split("&")):
             name, equals, value = item.partition("=")
@@ -37,7 +38,7 @@ class Spec:
 
     def option(self, name: str, default: D, parse: Callable[[str], T], expected: str) -> T | D:
         """The value of an option. `parse` raises ValueError for what is not `expected`."""
-        self._taken.append(name)
+        self.known[name] = None
         text = self._options.get(name)
         if text is None:
             return default
@@ -47,9 +48,9 @@ class Spec:
             raise self.error(f"{name}: expected {expected}, was {text!r}") from None
 
     def done(self) -> None:
-        unknown = [name for name in self._options if name not in self._taken]
+        unknown = [name for name in self._options if name not in self.known]
         if unknown:
-            raise self.error(f"unknown option {unknown[0]!r}: expected {', '.join(self._taken)}")
+            raise self.error(f"unknown option {unknown[0]!r}: expected {', '.join(self.known)}")
 
     def error(self, cause: str) -> FeedError:
         return FeedError(f"feed {self.text!r}: {cause}")

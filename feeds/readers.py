@@ -62,12 +62,14 @@ class Recording:
     def __init__(self, path: Path, layout: LayoutOf) -> None:
         self.path = path
         self._layout = layout
+        #: The names of all columns; None for JSON, of which any line may bring new keys.
+        self.columns: tuple[str, ...] | None = None
         with self._errors():
             start = _first_bytes(path)
             self._compression = self._find_compression(start)
             self._format = self._find_format(start)
         with closing(self._blocks()) as blocks:
-            first = next(blocks, None)
+            first = next((block for block in blocks if block.rows), None)
         #: The first row; None where there is no row.
         self.head = first.head() if first else None
 
@@ -161,6 +163,7 @@ class Recording:
                 header, _, lines = block.partition(b"\n")
                 table = _CsvTable(header, self._layout)
                 self._check(table.layout, table.names)
+                self.columns = table.names
             if lines:
                 yield table.records(lines)
 
@@ -170,6 +173,7 @@ class Recording:
         schema = pq.read_schema(self.path)
         found = self._layout(tuple(schema.names))
         self._check(found, tuple(schema.names))
+        self.columns = tuple(schema.names)
         needed = [name for names in found.values() for name in names]
         texts = [
             name for field in TEXTS for name in found.get(field, ()) if pa.types.is_string(schema.field(name).type)
@@ -211,9 +215,7 @@ class _CsvTable:
     """The columns of a CSV file, by its header, and the reading of blocks of its lines."""
 
     def __init__(self, header: bytes, layout: LayoutOf) -> None:
-        self._width = 0
-        text = header.decode(errors="replace")
-        self.names = tuple(name.strip() for name in _fields(text))
+        self.names = tuple(name.strip() for name in _fields(header.decode(errors="replace")))
         self._width = len(self.names)
         self.layout = layout(self.names)
         #: Position of each column that is needed.

@@ -11,7 +11,7 @@ import glob
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -136,6 +136,7 @@ class Replay:
         self._clock = clock
         self._decoder = Decoder(symbols, symbols.part(name), renamed=settings.renamed, wanted=settings.wanted)
         self._recordings = [Recording(file, self._decoder.layout) for file in files]
+        _check_names(settings.renamed, self._recordings)
         self._passes = 0
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
@@ -211,6 +212,14 @@ class Replay:
             said, more = decoded.refused[:KEYS_SAID_MAX], len(decoded.refused) - KEYS_SAID_MAX
             tail = f" and {more} more" if more > 0 else ""
             log.warning("%s: left out, since another feed brings it: %s%s", path, ", ".join(said), tail)
+
+
+def _check_names(renamed: Mapping[str, str], recordings: Sequence[Recording]) -> None:
+    """FeedError where a name given by ``map=`` is in no file; of JSON it is not known before the end."""
+    columns = {name for recording in recordings for name in recording.columns or renamed.values()}
+    absent = [name for name in renamed.values() if name not in columns]
+    if absent:
+        raise FeedError(f"{recordings[0].path}: map: expected a column {absent[0]!r}, found none in any file")
 
 
 class _Tally:

@@ -6,7 +6,7 @@ take it, the lanes ask the table which of its rows have changed since what it wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -139,8 +139,10 @@ class Hub:
                 encoded[encoding] = encoding.whole(payload)
             if not client.outlet.offer(encoded[encoding]):
                 self._look_after(client, now)
+        wait_us = int(self.settings.catch_up_s_max * 1e6)
         for client in list(self._waiting):
-            if client.blocked_since is None and client.deadline <= now:
+            due = client.deadline <= now or client.deadline > now + wait_us  # or else the clock was set back
+            if due and client.blocked_since is None:
                 self._renew(client, now)
 
     def _look_after(self, client: Client, now: int) -> None:
@@ -157,16 +159,13 @@ class Hub:
         encoding, session = client.outlet.encoding, client.session
         self._move(client, outcome.was, now)
         self._await(client, outcome, now)
-        for row in outcome.resumed:
-            member = client.members[session.rows[row]]
-            member.lane.hold(member, (row,))
-        rows: dict[LaneKey, list[int]] = {}
-        for row in outcome.fresh:
-            # Time does not turn back for a client that is ahead, whatever it asks.
-            if row not in client.ahead or self.table.seq[row] >= client.ahead[row]:
-                rows.setdefault(session.rows[row], []).append(row)
+        for key, held in _by_lane(session, outcome.resumed).items():
+            member = client.members[key]
+            member.lane.hold(member, held)
+        # Time does not turn back for a client that is ahead, whatever it asks.
+        fresh = [row for row in outcome.fresh if row not in client.ahead or self.table.seq[row] >= client.ahead[row]]
         messages: list[Message] = [encoding.whole(encode(reply)) for reply in outcome.replies]
-        messages += self._snapshot(client, rows, now, outcome.id)
+        messages += self._snapshot(client, _by_lane(session, fresh), now, outcome.id)
         if messages:
             client.outlet.send(*messages)
 
@@ -243,17 +242,18 @@ class Hub:
         for row, seq in outcome.ahead.items():
             client.ahead[row] = max(seq, client.ahead.get(row, 0))
             member = client.members[client.session.rows[row]]
+            member.strays[row] = None
             member.lane.settle(member)
         if outcome.waits:
             client.deadline = now + int(self.settings.catch_up_s_max * 1e6)
             self._waiting[client] = None
 
     def _renew(self, client: Client, now: int) -> None:
-        """Waiting is over: a client that is ahead still has a copy of a log that this one is not. Begin anew with it."""
+        """Waiting is over: a client that is ahead still holds a copy of a log that this is not. Begin anew with it."""
         del self._waiting[client]
-        if client.ahead or client.session.awaited:
+        seq = self.table.seq
+        if client.session.awaited or any(seq[row] < held for row, held in client.ahead.items()):
             client.session.awaited.clear()
-            client.ahead.clear()
             for member in client.members.values():
                 member.behind = None
             epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
@@ -265,3 +265,10 @@ class Hub:
         if interval_ms in self.paces or len(self.paces) < self.settings.intervals_max:
             return interval_ms
         return min((held for held in self.paces if held >= interval_ms), default=max(self.paces))
+
+
+def _by_lane(session: Session, rows: Iterable[int]) -> dict[LaneKey, list[int]]:
+    lanes: dict[LaneKey, list[int]] = {}
+    for row in rows:
+        lanes.setdefault(session.rows[row], []).append(row)
+    return lanes

@@ -7,7 +7,7 @@ its copy of every row is the last round's; only then may it be sent the shared u
 itself, until a round has brought it back in step:
 
 * a *stray* row: the client's copy of it is not the last round's; its next change is sent as a snapshot;
-* a row *ahead*: the client holds a later seq than the table; nothing is sent until the table has caught up;
+* a stray *ahead*: the client holds a later seq than the table; nothing is sent until the table has caught up;
 * *behind*: the socket was not draining, so rounds were skipped; when it drains, the rows that moved are sent whole.
 
 Times are microseconds since the Unix epoch.
@@ -100,7 +100,7 @@ class Member:
 
     @property
     def in_step(self) -> bool:
-        return self.behind is None and not self.strays and not self.client.ahead
+        return self.behind is None and not self.strays
 
 
 class Audience:

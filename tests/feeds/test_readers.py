@@ -164,7 +164,7 @@ def test_a_file_of_nothing(tmp_path: Path, name: str, packing: str) -> None:
 def test_a_header_alone_is_a_recording_of_nothing(tmp_path: Path) -> None:
     found = recording(write(tmp_path / "x.csv", CSV.split("\n", maxsplit=1)[0]))
     assert found.head is None
-    assert list(found) == []
+    assert sum(block.rows for block in found) == 0
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
