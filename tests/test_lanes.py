@@ -12,7 +12,8 @@ import pytest
 from tests.hubs import NOON, Desk, Peer, quote
 from ticker import lanes
 from ticker.errors import Close
-from ticker.lanes import Message, Pace
+from ticker.lanes import Lane, Message
+from ticker.paces import Pace
 from ticker.protocol import FRAMED
 from ticker.session import Directory
 
@@ -141,7 +142,7 @@ def test_a_client_costs_a_few_kib() -> None:
 
 def test_a_pace_takes_no_memory_for_what_nobody_watches() -> None:
     desk = Desk(*(f"S{i}" for i in range(1000)), capacity=1024)
-    pace = Pace(desk.table, 100, NOON)
+    pace: Pace[Lane] = Pace(desk.table, 100, NOON)
     pace.watch(np.array([7], np.int64))
     pace._seq[5] = 3  # as if it were held of a row that nobody watches: it is not worth copying
     desk.read(*(quote(f"T{i}", 1, 1.0) for i in range(3000)))

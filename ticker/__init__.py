@@ -7,7 +7,8 @@ Data flows one way, and so do imports (upwards in this list, never down):
     service     the clock: feeds into the table, rounds out of the hub
     transport   outlets: shared frames straight to the socket, or through plain ASGI
     hub         all clients: who joins, what is due, who is told what
-    lanes       rounds: who is owed what, and the shared bytes they are sent
+    lanes       who is owed what of a round, and the shared bytes they are sent
+    paces       rounds: what changed since the last one
     session     one client: commands in, replies and a plan of what it watches out
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`

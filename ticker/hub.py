@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from ticker.errors import Close
-from ticker.lanes import Client, Lane, Member, Message, Outlet, Pace
+from ticker.lanes import Client, Lane, Member, Message, Outlet
+from ticker.paces import Pace
 from ticker.protocol import PROTOCOL, Command, Encoding, encode, items_head
 from ticker.quotes import Changes, QuoteTable
 from ticker.session import Directory, LaneKey, Outcome, Session
@@ -31,7 +32,7 @@ class Hub:
         self.table = table
         self.settings = settings
         self.clients: dict[Client, None] = {}
-        self.paces: dict[int, Pace] = {}
+        self.paces: dict[int, Pace[Lane]] = {}
         self._epochs = epochs
         self._closed = closed
         self.directory = Directory(table)
