@@ -11,11 +11,11 @@ import pytest
 
 from tests.hubs import NOON, Desk, Peer, quote
 from ticker import lanes
+from ticker.directory import Directory
 from ticker.errors import Close
 from ticker.lanes import Lane, Message
 from ticker.paces import Pace
 from ticker.protocol import FRAMED
-from ticker.session import Directory
 
 
 class Sink:

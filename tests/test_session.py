@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from feeds.ticks import Symbols
 from tests.hubs import NOON, Desk, batch, quote
+from ticker.directory import matcher
 from ticker.errors import Close
 from ticker.protocol import ALL_FIELDS, Subscribe
 from ticker.quotes import QuoteTable
-from ticker.session import Outcome, Session, matcher
+from ticker.session import Outcome, Session
 from ticker.settings import Settings
 
 SECOND = 1_000_000

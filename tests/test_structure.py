@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "feeds.replay feeds.simulated",
         "feeds.spec",
         "ticker.quotes",
-        "ticker.protocol ticker.reconnect",
+        "ticker.protocol ticker.directory ticker.reconnect",
         "ticker.session ticker.dialogue ticker.paces",
         "ticker.lanes",
         "ticker.hub",
@@ -39,6 +39,7 @@ PURE = frozenset(
     (
         *("feeds.ticks", "feeds.convert", "feeds.fields", "feeds.decode", "feeds.jsonlines", "feeds.merge"),
         *("ticker.errors", "ticker.settings", "ticker.quotes", "ticker.protocol", "ticker.session", "ticker.paces"),
+        "ticker.directory",
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
 )

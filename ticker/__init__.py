@@ -10,6 +10,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     lanes       who is owed what of a round, and the shared bytes they are sent
     paces       rounds: what changed since the last one
     session     one client: commands in, replies and a plan of what it watches out
+    directory   the symbols there are, and which of them a pattern matches
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`
     settings    every limit, once

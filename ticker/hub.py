@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from ticker.directory import Directory
 from ticker.errors import Close
 from ticker.lanes import Client, Lane, Member, Message, Outlet
 from ticker.paces import Pace
 from ticker.protocol import PROTOCOL, Command, Encoding, encode, items_head
 from ticker.quotes import Changes, QuoteTable
-from ticker.session import Directory, LaneKey, Outcome, Session
+from ticker.session import LaneKey, Outcome, Session
 from ticker.settings import Settings
 
 HEARTBEAT_SLOTS: Final = 20  # heartbeats are spread over their interval, so that they never come as one burst

@@ -7,16 +7,13 @@ Times are microseconds since the Unix epoch.
 from __future__ import annotations
 
 import re
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import translate
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from feeds.ticks import Symbols, is_key
+from ticker.directory import Directory, matcher
 from ticker.errors import Close, Code, RequestError
 from ticker.protocol import Auth, Command, FieldSet, Id, Ping, Resync, Subscribe, Unsubscribe, error, parse
 from ticker.quotes import QuoteTable
@@ -27,8 +24,6 @@ _WILDCARD: Final = re.compile(r"[*?\[]")
 # so many symbols that it may have to be tried on.
 NAMES_A_TOKEN: Final = 100
 TRIALS_A_TOKEN: Final = 10_000
-#: Patterns whose matches are remembered: at most 8 bytes for each symbol and pattern.
-PATTERNS_REMEMBERED: Final = 32
 
 
 class LaneKey(NamedTuple):
@@ -67,47 +62,6 @@ class Outcome:
     #: The id that the snapshot carries; there is one then, be it empty.
     id: Id = None
     close: Close | None = None
-
-
-class Directory:
-    """The symbols that clients can watch, and which of them each shell pattern matches. Shared by all sessions of a hub.
-
-    Feeds may have claimed more symbols: each is let in once the table has a row for it, by `admit`. A pattern is tried
-    on a symbol once, not once a client, as long as it is remembered.
-    """
-
-    def __init__(self, table: QuoteTable) -> None:
-        self._table = table
-        self._names = table.symbols.names
-        #: How many symbols are in: they are the first rows.
-        self.known = 0
-        #: Ascending rows by pattern, and how many symbols were tried; the pattern asked for last is the last.
-        self._found: dict[str, tuple[array[int], int]] = {}
-        self.admit()
-
-    def admit(self) -> dict[str, int]:
-        """Let in the symbols that the table has a row for by now; returns those that are new: name to row."""
-        start, self.known = self.known, min(len(self._names), self._table.capacity)
-        return {name: row for row, name in enumerate(self._names[start : self.known], start)}
-
-    def find(self, name: str) -> int | None:
-        """The row of `name`, or None where it is not in."""
-        row = self._table.symbols.find(name)
-        return row if row is not None and row < self.known else None
-
-    def matching(self, pattern: str, start: int = 0) -> Sequence[int]:
-        """The rows from `start` on whose names `pattern` matches, ascending."""
-        if pattern == "*":
-            return range(start, self.known)
-        match, names = matcher(pattern), self._names
-        if start and pattern not in self._found:
-            return [row for row in range(start, self.known) if match(names[row])]
-        found, tried = self._found.pop(pattern, (array("q"), 0))
-        found.extend(row for row in range(tried, self.known) if match(names[row]))
-        self._found[pattern] = found, self.known
-        if len(self._found) > PATTERNS_REMEMBERED:
-            del self._found[next(iter(self._found))]
-        return found[bisect_left(found, start) :]
 
 
 class Bucket:
@@ -474,9 +428,3 @@ class Session:
 
 def _tag(id: Id) -> dict[str, Any]:
     return {} if id is None else {"id": id}
-
-
-@lru_cache(maxsize=512)
-def matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
-    """Whether a name matches a shell pattern, case and all, in time that grows with length times length at worst."""
-    return re.compile(translate(pattern)).match

@@ -161,8 +161,9 @@ def test_a_file_of_nothing(tmp_path: Path, name: str, packing: str) -> None:
     assert refused(write(tmp_path / (name + packing), PACKINGS[packing](b"\n \n"))) == "empty file"
 
 
-def test_a_header_alone_is_a_recording_of_nothing(tmp_path: Path) -> None:
-    found = recording(write(tmp_path / "x.csv", CSV.split("\n", maxsplit=1)[0]))
+@pytest.mark.parametrize("after", ["", "\n", "\n\n \n\r\n"])
+def test_a_header_alone_is_a_recording_of_nothing(tmp_path: Path, after: str) -> None:
+    found = recording(write(tmp_path / "x.csv", CSV.split("\n", maxsplit=1)[0] + after))
     assert found.head is None
     assert sum(block.rows for block in found) == 0
 
