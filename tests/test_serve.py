@@ -61,7 +61,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 async def subscribed(url: str, *symbols: str, **more: Any) -> AsyncIterator[ClientConnection]:
     """A connection that has subscribed, and reads only what the test reads."""
     sock = socket.create_connection(httpx.URL(url).netloc.decode().rsplit(":", 1))  # type: ignore[arg-type]
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     client = await connect(url, compression=None, max_size=None, max_queue=1, sock=sock)
     try:
         await client.send(orjson.dumps({"op": "subscribe", "symbols": symbols, **more}).decode())
@@ -285,9 +285,9 @@ def _connections(server: Server) -> int:
 async def test_clients_that_stop_reading_cost_no_memory_delay_nobody_and_catch_up(recording: Path) -> None:
     """Thirty seconds of the recording pass while they do not read; then each must come to hold the final state."""
     speed, stalled_s = 10, 3.0
-    flags = ["--socket-buffer-bytes", "8192", "--send-buffer-s-max", "60"]
+    flags = ["--socket-buffer-bytes", "32768", "--send-buffer-s-max", "60"]
     with serving(f"replay:{recording}?speed={speed}", flags=flags) as server:
-        async with AsyncExitStack() as stack, connect(server.stream, compression=None, max_size=None) as reader:
+        async with AsyncExitStack() as stack, connect(server.stream, compression=None, close_timeout=0.1) as reader:
             watching = [subscribed(server.stream, "*", interval_ms=20) for _ in range(20)]
             stalled = [await stack.enter_async_context(client) for client in watching]
             await reader.send('{"op":"subscribe","symbols":["*"],"interval_ms":50}')
