@@ -243,5 +243,6 @@ async def test_nothing_is_written_once_the_connection_is_lost() -> None:
         peer.sock.close()
         while not protocol.disconnected:
             await asyncio.sleep(0.005)
-        assert outlet.offer(frame(b"to nobody"))
+        assert not outlet.offer(frame(b"to nobody"))
+        outlet.send(frame(b"to nobody"))
         assert outlet.unsent() == 0

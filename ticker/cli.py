@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from ticker.transport import StreamProtocol
 
 SIMULATED: Final = "sim:?symbols=500&rate=5000&seed=1"
 BACKLOG: Final = 4096
+GC_THRESHOLD: Final = 10_000, 10, 10
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
@@ -175,6 +177,9 @@ def _run(service: Service, listener: socket.socket) -> int:
         server_header=False,
         lifespan="on",
     )
+    # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them anew once it has stopped: that is success
         signal.signal(number, lambda *_: None)
     Server(config, service).run(sockets=[listener])

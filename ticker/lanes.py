@@ -36,7 +36,7 @@ class Outlet(Protocol):
 
     encoding: Encoding
 
-    def offer(self, *messages: Message) -> bool:
+    def offer(self, message: Message, *more: Message) -> bool:
         """Take all messages, or none and return False where the peer is not keeping up.
 
         After a False, the edge calls `Hub.drained` once the peer has caught up.
@@ -245,7 +245,9 @@ class Lane:
                 picked = audience.pick(shared)
                 if any(picked):
                     message = join(head, picked)
-                    late += [member for member in audience.members if not member.offer(message)]
+                    for member in audience.members:
+                        if not member.offer(message):
+                            late.append(member)
         for row in rows:
             shared[row] = NOTHING
 
@@ -262,7 +264,9 @@ class Lane:
         for audience, parts in picked.items():
             if audience.members:
                 message = join(head, parts)
-                late += [member for member in audience.members if not member.offer(message)]
+                for member in audience.members:
+                    if not member.offer(message):
+                        late.append(member)
 
     def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, round: Round) -> None:
         """Send a round to a member that is not in step: what it cannot chain to goes as a snapshot."""

@@ -284,13 +284,13 @@ def update_items(
         for symbol, p, s, count, t in zip(names, prev.tolist(), seq.tolist(), n.tolist(), ts.tolist(), strict=True)
     ]
     for field in fields:
-        at = np.flatnonzero(moved[field])
+        at = moved[field].nonzero()[0]
         if len(at):
             name = FIELDS[field]
             for i, value in zip(at.tolist(), _values(field, view[field, at]), strict=True):
                 items[i][name] = value
     if LAST_FIELD in fields:
-        at = np.flatnonzero(trades[0] == trades[0])
+        at = (trades[0] == trades[0]).nonzero()[0]
         for i, hi, lo, vol in zip(at.tolist(), *trades[:, at].tolist(), strict=True):
             item = items[i]
             item["hi"], item["lo"], item["vol"] = hi, lo, vol

@@ -28,6 +28,8 @@ log: Final = logging.getLogger(__name__)
 
 #: Where the scope of a WebSocket holds its `SocketOutlet`.
 EXTENSION: Final = "ticker.outlet"
+#: Stands for a connection that must not be written to but through its transport; writing to it is an error.
+NO_DESCRIPTOR: Final = -1
 #: How long the peer has to answer a close frame before the connection is cut.
 CLOSE_S_MAX: Final = 2.0
 #: How long a stop of the whole server waits for a peer to take what it was sent.
@@ -41,8 +43,8 @@ def _nothing() -> None:
 class SocketOutlet:
     """Writes frames to the socket of one WebSocket; see `ticker.lanes.Outlet`.
 
-    While the transport's buffer is empty and the socket is plain TCP, frames go to the kernel with one `write(2)`; what
-    it does not take goes through the transport. From then on nothing more is taken until all of it has left.
+    Where the socket is plain TCP a frame goes to the kernel with one `write(2)`; what it does not take goes through the
+    transport. From then on nothing more is taken until all of it has left.
     """
 
     __slots__ = ("_fd", "_protocol", "_refused", "_taking", "_transport", "on_drained")
@@ -55,44 +57,39 @@ class SocketOutlet:
         self._taking = True
         self._refused = False
         plain = transport.get_extra_info("ssl_object") is None
-        self._fd: int = transport.get_extra_info("socket").fileno() if plain else -1
+        self._fd: int = transport.get_extra_info("socket").fileno() if plain else NO_DESCRIPTOR
         #: Called when the peer has caught up after an offer was refused.
         self.on_drained: Callable[[], None] = _nothing
 
-    def offer(self, *messages: Message) -> bool:
-        """Take all messages, or none and return False where the peer is not keeping up."""
+    def offer(self, message: Message, *more: Message) -> bool:
+        """Take all messages, or none and return False where the peer is not keeping up, or has gone."""
         if not self._taking:
             self._refused = True
             return False
-        for message in messages:
-            self._write(message)
+        # While it takes messages nothing waits in the transport, so that the descriptor is free to be written to.
+        try:
+            sent = os.write(self._fd, message)
+        except OSError:  # full, broken or not plain: the transport finds out which
+            sent = 0
+        if sent != len(message):
+            self._transport.write(memoryview(message)[sent:])
+        if more:
+            self.send(*more)
         return True
 
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
-        for message in messages:
-            self._write(message)
-
-    def _write(self, message: Message) -> None:
-        transport = self._transport
-        if self._fd >= 0 and not transport.get_write_buffer_size():
-            try:
-                sent = os.write(self._fd, message)
-            except OSError:  # full, or broken: the transport finds out which
-                sent = 0
-            if sent == len(message):
-                return
-            transport.write(memoryview(message)[sent:])
-        elif not (self._protocol.close_sent or transport.is_closing()):
-            transport.write(message)
+        if not (self._protocol.close_sent or self._transport.is_closing()):
+            for message in messages:
+                self._transport.write(message)
 
     def unsent(self) -> int:
         """Bytes taken that the peer has not acknowledged: in this process and, where it can be told, in the kernel."""
-        return self._transport.get_write_buffer_size() + (_unacknowledged(self._fd) if self._fd >= 0 else 0)
+        return self._transport.get_write_buffer_size() + (0 if self._fd == NO_DESCRIPTOR else _unacknowledged(self._fd))
 
     def close(self, close: Close) -> None:
         """Send a close frame, and cut the connection where the peer does not answer it."""
-        self._fd = -1
+        self._taking = False
         self._protocol.end(close)
 
     async def writable(self) -> None:
@@ -105,14 +102,15 @@ class SocketOutlet:
         self._taking = False
 
     def resumed(self) -> None:
-        self._taking = True
+        self._taking = not self._protocol.close_sent
         if self._refused:
             self._refused = False
             self.on_drained()
 
     def lost(self) -> None:
         """The descriptor is no longer this connection's."""
-        self._fd = -1
+        self._taking = False
+        self._fd = NO_DESCRIPTOR
 
 
 def _unacknowledged(fd: int) -> int:
@@ -159,9 +157,17 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.outlet is not None:
             self.outlet.resumed()
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.accept":  # nobody asks for them any more, and they take five kilobytes
+            self.request.headers.clear()
+            self.response.headers.clear()
+            cast(list[Any], self.scope["headers"]).clear()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.outlet is not None:
             self.outlet.lost()
+            self.outlet = None  # or else client and session would live on until the garbage collector comes
         super().connection_lost(exc)
 
     def end(self, close: Close) -> None:
@@ -204,12 +210,12 @@ class BufferedOutlet:
         #: Called when the peer has caught up after an offer was refused.
         self.on_drained: Callable[[], None] = _nothing
 
-    def offer(self, *messages: Message) -> bool:
+    def offer(self, message: Message, *more: Message) -> bool:
         """Take all messages, or none and return False where the peer is not keeping up."""
         if self._refused or self._unsent > self._bytes_max:
             self._refused = True
             return False
-        self.send(*messages)
+        self.send(message, *more)
         return True
 
     def send(self, *messages: Message) -> None:
