@@ -22,14 +22,15 @@ GRAIN_US: Final = 1000
 class Pace:
     """Lets ticks out at `speed` times real time, the first at once; at once all of them where `speed` is None.
 
-    When a tick is due is reckoned from the first tick's time: being late once delays nothing after it.
+    When a tick is due is reckoned from the first tick's time, or from `start`, a tick's time that is the clock's as well:
+    being late once delays nothing after it.
     """
 
-    def __init__(self, clock: Clock, speed: float | None) -> None:
+    def __init__(self, clock: Clock, speed: float | None, start: int | None = None) -> None:
         self._clock = clock
         self._speed = speed
-        self._first: int | None = None
-        self._began = 0
+        self._first = start
+        self._began = start or 0
         self._woke = 0
 
     async def due(self, time: Ints, start: int) -> int:

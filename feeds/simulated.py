@@ -86,9 +86,9 @@ class Simulated:
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
         settings = self._settings
-        start = self._clock.now() if settings.start_us is None else settings.start_us
-        market = Market(settings, self._rows, start)
-        pace = Pace(self._clock, 1.0 if settings.paced else None)
+        now = self._clock.now()
+        market = Market(settings, self._rows, now if settings.start_us is None else settings.start_us)
+        pace = Pace(self._clock, 1.0 if settings.paced else None, now if settings.start_us is None else None)
         while True:
             chunk = market.chunk()
             begin = 0
