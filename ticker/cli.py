@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -155,8 +156,15 @@ def _invite(listener: socket.socket, symbols: Symbols) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://{'127.0.0.1' if host in ANY_ADDRESS else f'[{host}]' if ':' in host else host}:{port}"
     some = " ".join(symbols.names[:5]) or "'*'"
-    command = "ticker tail" if sys.argv[0] == "ticker" else f"{sys.argv[0]} tail"
-    click.echo(f"ticker serves {url}/\nwatch prices: {command} {some} --url {url}")
+    click.echo(f"ticker serves {url}/\nwatch prices: {_program()} tail {some} --url {url}")
+
+
+def _program() -> str:
+    """What to type to run this program again."""
+    program = sys.argv[0]
+    if program.endswith("__main__.py"):
+        return f"{sys.executable} -m ticker"
+    return "ticker" if shutil.which("ticker") == program else program
 
 
 def _run(service: Service, listener: socket.socket) -> int:
