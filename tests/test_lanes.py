@@ -6,15 +6,13 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 
-from tests.hubs import NOON, Desk, Peer, quote
+from tests.hubs import Desk, Peer, quote
 from ticker import lanes
 from ticker.directory import Directory
 from ticker.errors import Close
-from ticker.lanes import Lane, Message
-from ticker.paces import Pace
+from ticker.lanes import Message
 from ticker.protocol import FRAMED
 
 
@@ -140,17 +138,6 @@ def test_a_client_costs_a_few_kib() -> None:
     assert held / 500 < 6 * 1024
 
 
-def test_a_pace_takes_no_memory_for_what_nobody_watches() -> None:
-    desk = Desk(*(f"S{i}" for i in range(1000)), capacity=1024)
-    pace: Pace[Lane] = Pace(desk.table, 100, NOON)
-    pace.watch(np.array([7], np.int64))
-    pace._seq[5] = 3  # as if it were held of a row that nobody watches: it is not worth copying
-    desk.read(*(quote(f"T{i}", 1, 1.0) for i in range(3000)))
-    pace.watch(np.array([9], np.int64))
-    assert pace._seq.shape == (desk.table.capacity,)
-    assert (pace.watchers[[7, 9]].tolist(), pace._seq[5]) == ([1, 1], 0)
-
-
 def test_a_client_that_is_not_in_step_leaves_nothing_behind() -> None:
     desk = Desk("AA", "BB")
     slow, other = desk.join(), desk.join()
@@ -165,15 +152,3 @@ def test_a_client_that_is_not_in_step_leaves_nothing_behind() -> None:
     assert not lane.odd
     other.leave()
     assert not desk.hub.paces
-
-
-def test_a_row_that_nobody_watches_any_more_costs_nothing() -> None:
-    desk = Desk("AA", "BB")
-    one, two = desk.join(), desk.join()
-    one.subscribe("AA", "BB")
-    two.subscribe("BB")
-    one.leave()
-    (pace,) = desk.hub.paces.values()
-    assert pace.watchers[:2].tolist() == [0, 1]
-    desk.read(quote("AA", 1, 1.0))
-    assert not pace.dirty.any()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from feeds.ticks import Symbols
 from tests.hubs import NOON, Desk, batch, quote
-from ticker.directory import matcher
 from ticker.errors import Close
 from ticker.protocol import ALL_FIELDS, Subscribe
 from ticker.quotes import QuoteTable
@@ -400,39 +398,6 @@ def test_a_symbol_that_cannot_be_one_is_rejected_and_the_others_are_served(name:
 
 
 # -- patterns ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "pattern", ["*a" * 31 + "*b", "*?a" * 21, "*[a-c]?" * 9, "*" * 63 + "b", "?*" * 31 + "b", "*a*" * 20 + "b"]
-)
-def test_no_pattern_can_stall_the_loop(pattern: str) -> None:
-    match = matcher(pattern)
-    began = time.perf_counter()
-    for name in ("a" * 64, "a" * 63 + "c", "ab" * 32):
-        match(name)
-    assert time.perf_counter() - began < 0.05  # a backtracking one takes longer than the universe has lasted
-
-
-@given(pattern=st.text("ab*?[]!-^&~|#.", min_size=1, max_size=20), name=st.text("ab[]-^!.", max_size=8))
-def test_a_pattern_matches_what_a_shell_would_match(pattern: str, name: str) -> None:
-    assert bool(matcher(pattern)(name)) == fnmatchcase(name, pattern)
-
-
-def test_what_a_pattern_matches_is_remembered_and_extended() -> None:
-    symbols = Symbols()
-    part = symbols.part("feed")
-    symbols.claim_all((f"S{i}" for i in range(10)), part)
-    session = Session(QuoteTable(symbols), Settings(), EPOCHS, NOON)
-    directory = session._directory
-    assert list(directory.matching("*1")) == [1]
-    symbols.claim_all(("T1", "T2"), part)
-    assert directory.admit() == {"T1": 10, "T2": 11}
-    for pattern, rows in (("*1", [10]), ("T*", [10, 11]), ("*", [10, 11])):
-        assert list(directory.matching(pattern, 10)) == rows
-    assert list(directory.matching("*1")) == [1, 10]
-    for i in range(100):
-        assert not directory.matching(f"no{i}*")
-    assert list(directory.matching("*1")) == [1, 10]
 
 
 # -- fuzz ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from ticker.errors import Close
@@ -213,6 +214,21 @@ async def test_a_stalled_peer_is_cut_off_soon_after_the_close(monkeypatch: pytes
             "reason": "too slow",
         }
         outlet.send(frame(b"to nobody"))
+
+
+async def test_a_stop_of_the_server_cuts_off_a_peer_that_is_parting_but_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ticker.transport.SHUTDOWN_S_MAX", 0.01)
+    async with connected() as (outlet, peer, protocol):
+        stuff(outlet)
+        peer.conn.send_close(1000)
+        await asyncio.get_running_loop().sock_sendall(peer.sock, b"".join(peer.conn.data_to_send()))
+        while protocol.conn.state is not State.CLOSING:
+            await asyncio.sleep(0)
+        protocol.shutdown()
+        while not protocol.disconnected:
+            await asyncio.sleep(0.005)
 
 
 async def test_a_close_is_said_to_a_peer_that_listens() -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
+from websockets.protocol import State
 
 from ticker.errors import Close
 from ticker.lanes import Message
@@ -186,7 +187,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(CLOSE_S_MAX, self.transport.abort)
 
     def shutdown(self) -> None:
-        super().shutdown()
+        if self.conn.state is not State.CLOSING:  # else the two are parting already
+            super().shutdown()
         self.loop.call_later(SHUTDOWN_S_MAX, self.transport.abort)
 
 
