@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import uvicorn
@@ -111,6 +113,9 @@ class Peer:
     async def read(self, size: int = 1 << 20) -> None:
         self.conn.receive_data(await asyncio.get_running_loop().sock_recv(self.sock, size))
 
+    async def write(self) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(self.conn.data_to_send()))
+
     async def texts(self, count: int) -> list[bytes]:
         """The payloads of the next `count` frames."""
         payloads: list[bytes] = []
@@ -122,16 +127,8 @@ class Peer:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[SocketOutlet, Peer, StreamProtocol]]:
-    """A `SocketOutlet` as an endpoint gets it, with a small socket buffer, and its peer."""
-    outlets: asyncio.Queue[SocketOutlet] = asyncio.Queue()
-    ended = asyncio.Event()
-
-    async def app(scope: dict[str, object], receive: object, send: object) -> None:
-        await send({"type": "websocket.accept"})  # type: ignore[operator]
-        outlets.put_nowait(scope["extensions"][EXTENSION])  # type: ignore[index]
-        await ended.wait()
-
+async def met(app: Any) -> AsyncIterator[tuple[Peer, StreamProtocol]]:
+    """A protocol that serves `app`, with a small socket buffer, and a peer that has said nothing yet."""
     config = uvicorn.Config(app, ws_ping_interval=None, ws_per_message_deflate=False, log_config=None)
     config.load()
     ours, theirs = socket.socketpair()
@@ -142,20 +139,34 @@ async def connected() -> AsyncIterator[tuple[SocketOutlet, Peer, StreamProtocol]
     transport, protocol = await loop.create_connection(
         lambda: StreamProtocol(config, ServerState(), {}, _loop=loop), sock=ours
     )
-    peer = Peer(theirs)
-    peer.conn.send_request(peer.conn.connect())
-    await loop.sock_sendall(theirs, b"".join(peer.conn.data_to_send()))
-    outlet = await outlets.get()
-    await peer.read()
-    peer.conn.events_received()
     try:
-        yield outlet, peer, protocol
+        yield Peer(theirs), protocol
     finally:
-        ended.set()
         transport.abort()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         theirs.close()
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[SocketOutlet, Peer, StreamProtocol]]:
+    """A `SocketOutlet` as an endpoint gets it, and its peer."""
+    outlets: asyncio.Queue[SocketOutlet] = asyncio.Queue()
+    ended = asyncio.Event()
+
+    async def app(scope: dict[str, Any], _: object, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        outlets.put_nowait(scope["extensions"][EXTENSION])
+        await ended.wait()
+
+    async with met(app) as (peer, protocol):
+        peer.conn.send_request(peer.conn.connect())
+        await peer.write()
+        outlet = await outlets.get()
+        await peer.read()
+        peer.conn.events_received()
+        yield outlet, peer, protocol
+        ended.set()
 
 
 def stuff(outlet: SocketOutlet) -> list[bytes]:
@@ -216,19 +227,100 @@ async def test_a_stalled_peer_is_cut_off_soon_after_the_close(monkeypatch: pytes
         outlet.send(frame(b"to nobody"))
 
 
-async def test_a_stop_of_the_server_cuts_off_a_peer_that_is_parting_but_does_not_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ticker.transport.SHUTDOWN_S_MAX", 0.01)
+async def test_a_stop_of_the_server_is_not_upset_by_a_peer_that_is_parting_and_does_not_read() -> None:
     async with connected() as (outlet, peer, protocol):
         stuff(outlet)
         peer.conn.send_close(1000)
-        await asyncio.get_running_loop().sock_sendall(peer.sock, b"".join(peer.conn.data_to_send()))
+        await peer.write()
         while protocol.conn.state is not State.CLOSING:
             await asyncio.sleep(0)
         protocol.shutdown()
+
+
+async def test_no_frame_follows_a_close_whoever_closes() -> None:
+    async def peer_closes(peer: Peer, protocol: StreamProtocol) -> None:
+        peer.conn.send_close(1000)
+        await peer.write()
+
+    async def peer_breaks_the_protocol(peer: Peer, protocol: StreamProtocol) -> None:
+        await asyncio.get_running_loop().sock_sendall(peer.sock, b"\xff" * 10)
+
+    async def server_stops(peer: Peer, protocol: StreamProtocol) -> None:
+        protocol.shutdown()
+
+    async def peer_is_dead(peer: Peer, protocol: StreamProtocol) -> None:
+        protocol.keepalive_timeout()
+
+    for ending in (peer_closes, peer_breaks_the_protocol, server_stops, peer_is_dead):
+        async with connected() as (outlet, peer, protocol):
+            await ending(peer, protocol)
+            while outlet.offer(frame(b"tick")):
+                await asyncio.sleep(0)
+            with suppress(ConnectionError):
+                for _ in range(3):
+                    await peer.read()
+            opcodes = [event.opcode for event in peer.conn.events_received() if isinstance(event, Frame)]
+            assert Opcode.CLOSE not in opcodes[:-1], ending.__name__
+
+
+async def test_a_response_that_is_still_on_its_way_is_not_written_into() -> None:
+    """An upgrade may come behind a request on the same connection, whose answer the peer has not read yet."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        transport.write(b"x" * 100_000)
+        config = uvicorn.Config(_unused, ws_ping_interval=None, ws_per_message_deflate=False, log_config=None)
+        config.load()
+        protocol = StreamProtocol(config, ServerState(), {}, _loop=loop)
+        protocol.connection_made(transport)
+        transport.set_protocol(protocol)
+        outlet = protocol.outlet = SocketOutlet(protocol, transport)
+        assert not outlet.offer(frame(b"into it"))
+        drained = asyncio.Event()
+        outlet.on_drained = drained.set
+        received = b""
+        while len(received) < 100_000:
+            received += await loop.sock_recv(theirs, 1 << 16)
+        assert set(received) == {ord("x")}
+        await drained.wait()
+        assert outlet.offer(frame(b"behind it"))
+        transport.abort()
+        await asyncio.sleep(0)
+
+
+async def _unused(scope: object, receive: object, send: object) -> None: ...
+
+
+@pytest.mark.parametrize("flood", [b"\x89\x80\0\0\0\0", b"\x8a\x80\0\0\0\0", b"\x00\x80\0\0\0\0"])
+async def test_a_flood_of_control_frames_or_fragments_takes_turns_and_ends(flood: bytes) -> None:
+    async with connected() as (_, peer, protocol):
+        start = b"\x01\x80\0\0\0\0" if flood[0] == 0 else b""
+        loop = asyncio.get_running_loop()
+        sending = asyncio.create_task(loop.sock_sendall(peer.sock, start + flood * 100_000))
+        worst = 0.0
+        while not protocol.close_sent:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            worst = max(worst, time.thread_time() - began)
+        assert protocol.conn.close_sent is not None
+        assert protocol.conn.close_sent.code == 4429
+        assert worst < 0.1
+        sending.cancel()
+
+
+async def test_an_upgrade_with_headers_past_all_limits_is_refused_and_closed() -> None:
+    loop = asyncio.get_running_loop()
+    async with met(_unused) as (peer, protocol):
+        with suppress(ConnectionError):  # it is not read to its end
+            await loop.sock_sendall(peer.sock, b"GET /v1/stream HTTP/1.1\r\ncookie: " + b"x" * 20_000 + b"\r\n\r\n")
+        assert (await loop.sock_recv(peer.sock, 100)).startswith(b"HTTP/1.1 400 ")
         while not protocol.disconnected:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
+        protocol.shutdown()
 
 
 async def test_a_close_is_said_to_a_peer_that_listens() -> None:

@@ -14,16 +14,19 @@ import struct
 import sys
 from asyncio.transports import BaseTransport, Transport
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, Final, cast
 
 from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
 from ticker.errors import Close
 from ticker.lanes import Message
 from ticker.protocol import BARE, FRAMED
+from ticker.session import Bucket
 
 log: Final = logging.getLogger(__name__)
 
@@ -33,12 +36,21 @@ EXTENSION: Final = "ticker.outlet"
 NO_DESCRIPTOR: Final = -1
 #: How long the peer has to answer a close frame before the connection is cut.
 CLOSE_S_MAX: Final = 2.0
-#: How long a stop of the whole server waits for a peer to take what it was sent.
-SHUTDOWN_S_MAX: Final = 0.5
+#: Of what a peer has sent, so much is taken in before others have their turn.
+TURN_BYTES: Final = 4096
+BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def _nothing() -> None:
     pass
+
+
+class _State(Enum):
+    """Whether an outlet takes messages: for as long as nothing waits in this process, until the connection ends."""
+
+    TAKING = auto()
+    FULL = auto()
+    ENDED = auto()
 
 
 class SocketOutlet:
@@ -48,23 +60,23 @@ class SocketOutlet:
     transport. From then on nothing more is taken until all of it has left.
     """
 
-    __slots__ = ("_fd", "_protocol", "_refused", "_taking", "_transport", "on_drained")
+    __slots__ = ("_fd", "_protocol", "_refused", "_state", "_transport", "on_drained")
 
     encoding = FRAMED
 
     def __init__(self, protocol: StreamProtocol, transport: Transport) -> None:
         self._protocol = protocol
         self._transport = transport
-        self._taking = True
+        self._state = _State.TAKING if protocol.writable.is_set() else _State.FULL
         self._refused = False
-        plain = transport.get_extra_info("ssl_object") is None
+        plain = os.name == "posix" and transport.get_extra_info("ssl_object") is None
         self._fd: int = transport.get_extra_info("socket").fileno() if plain else NO_DESCRIPTOR
         #: Called when the peer has caught up after an offer was refused.
         self.on_drained: Callable[[], None] = _nothing
 
     def offer(self, message: Message, *more: Message) -> bool:
         """Take all messages, or none and return False where the peer is not keeping up, or has gone."""
-        if not self._taking:
+        if self._state is not TAKING:
             self._refused = True
             return False
         # While it takes messages nothing waits in the transport, so that the descriptor is free to be written to.
@@ -80,7 +92,7 @@ class SocketOutlet:
 
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
-        if not (self._protocol.close_sent or self._transport.is_closing()):
+        if self._state is not _State.ENDED:
             for message in messages:
                 self._transport.write(message)
 
@@ -90,28 +102,27 @@ class SocketOutlet:
 
     def close(self, close: Close) -> None:
         """Send a close frame, and cut the connection where the peer does not answer it."""
-        self._taking = False
         self._protocol.end(close)
 
     async def writable(self) -> None:
         """Return once all that was taken has left this process, or never will."""
         await self._protocol.writable.wait()
 
-    # -- what the protocol tells ---------------------------------------------------------------------------------------
+    def turn(self, *, writable: bool) -> None:
+        """The protocol tells that writing was paused or goes on."""
+        if self._state is not _State.ENDED:
+            self._state = _State.TAKING if writable else _State.FULL
+            if writable and self._refused:
+                self._refused = False
+                self.on_drained()
 
-    def paused(self) -> None:
-        self._taking = False
-
-    def resumed(self) -> None:
-        self._taking = not self._protocol.close_sent
-        if self._refused:
-            self._refused = False
-            self.on_drained()
-
-    def lost(self) -> None:
-        """The descriptor is no longer this connection's."""
-        self._taking = False
+    def end(self) -> None:
+        """The protocol tells that no data frame may follow. The descriptor may soon be another connection's."""
+        self._state = _State.ENDED
         self._fd = NO_DESCRIPTOR
+
+
+TAKING: Final = _State.TAKING  # looked up for each frame
 
 
 def _unacknowledged(fd: int) -> int:
@@ -126,14 +137,31 @@ def _unacknowledged(fd: int) -> int:
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with a `SocketOutlet` in the scope and an ending that a stalled peer cannot delay."""
+    """uvicorn's WebSocket protocol, with a `SocketOutlet` in the scope, turns for all, and endings that cannot be delayed."""
 
     outlet: SocketOutlet | None = None
 
+    def __init__(self, *args: Any, frames_per_s_max: int = 1000, **kwargs: Any) -> None:
+        """`frames_per_s_max`: control frames and fragments that the peer may send a second, in bursts of twice that."""
+        super().__init__(*args, **kwargs)
+        self._inbound = bytearray()
+        self._frames = Bucket(frames_per_s_max, 2 * frames_per_s_max, self._now())
+
+    def _now(self) -> int:
+        return int(self.loop.time() * 1e6)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
+        transport = cast(Transport, transport)
         # Writing counts as paused while anything at all waits in this process: that is what "not keeping up" means.
-        cast(Transport, transport).set_write_buffer_limits(high=0)
+        # (The limit of a TLS transport is one byte: asyncio's would never be through with none.)
+        transport.set_write_buffer_limits(high=int(self.scheme == "wss"))
+        if (
+            transport.get_write_buffer_size()
+        ):  # of a response on this connection before: whoever sent it was told, not we
+            self.pause_writing()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -142,21 +170,15 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             extensions = cast(dict[str, Any], self.scope["extensions"])
             extensions[EXTENSION] = self.outlet
 
-    def handle_ping(self) -> None:
-        if self.writable.is_set():
-            super().handle_ping()
-        else:  # a peer that pings and does not read must not fill our memory with pongs
-            self.conn.data_to_send()
-
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.outlet is not None:
-            self.outlet.paused()
+            self.outlet.turn(writable=False)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.outlet is not None:
-            self.outlet.resumed()
+            self.outlet.turn(writable=True)
 
     async def send(self, message: Any) -> None:
         await super().send(message)
@@ -165,14 +187,70 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.response.headers.clear()
             cast(list[Any], self.scope["headers"]).clear()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.outlet is not None:
-            self.outlet.lost()
-            self.outlet = None  # or else client and session would live on until the garbage collector comes
-        super().connection_lost(exc)
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come, a bounded slice a turn of the loop: a peer that floods us delays nobody else."""
+        if self._inbound or len(data) > TURN_BYTES:
+            self._inbound += data
+            self.transport.pause_reading()
+            if len(self._inbound) == len(data):
+                self._next_slice()
+        else:
+            self._take_in(data)
+
+    def _next_slice(self) -> None:
+        if self.transport.is_closing() or self.close_sent:
+            self._inbound.clear()
+        elif self._inbound and not self.read_paused:  # else the endpoint has a message to receive first
+            data = bytes(self._inbound[:TURN_BYTES])
+            del self._inbound[:TURN_BYTES]
+            self._take_in(data)
+            if self._inbound:
+                self.loop.call_soon(self._next_slice)
+            elif not self.read_paused and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _take_in(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:  # too long, or no request at all
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            self.transport.write(BAD_REQUEST)
+            self.transport.close()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._inbound and not self.read_paused:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._next_slice)
+        return message
+
+    def handle_ping(self) -> None:
+        if self._charge() and self.writable.is_set():
+            super().handle_ping()
+        else:  # a peer that pings and does not read must not fill our memory with pongs
+            self.conn.data_to_send()
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_pong(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_cont(event)
+
+    def _charge(self) -> bool:
+        """Let the peer pay for a frame that is no message; False once it has gone too far, which ends the connection."""
+        if self.close_sent or self._frames.take(1, self._now()):
+            return not self.close_sent
+        self.end(Close.RATE_LIMITED)
+        return False
+
+    # -- ending --------------------------------------------------------------------------------------------------------
 
     def end(self, close: Close) -> None:
         """Close with `close`. Harmless for a connection that is ending already."""
+        self._end_outlet()
         if self.close_sent or self.transport.is_closing():
             return
         log.info("closing %s: %d %s", get_client_addr(cast(Any, self.scope)), close.code, close.reason)
@@ -186,10 +264,32 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_S_MAX, self.transport.abort)
 
+    def handle_close(self, event: Frame) -> None:
+        self._end_outlet()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        self._end_outlet()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        self._end_outlet()
+        super().keepalive_timeout()
+
     def shutdown(self) -> None:
+        self._end_outlet()
         if self.conn.state is not State.CLOSING:  # else the two are parting already
             super().shutdown()
-        self.loop.call_later(SHUTDOWN_S_MAX, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_outlet()
+        self.outlet = None  # or else client and session would live on until the garbage collector comes
+        self._inbound.clear()
+        super().connection_lost(exc)
+
+    def _end_outlet(self) -> None:
+        if self.outlet is not None:
+            self.outlet.end()
 
 
 class BufferedOutlet:
