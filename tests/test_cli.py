@@ -89,12 +89,15 @@ async def receive(client: ClientConnection, type: str) -> dict[str, Any]:
         (["serve", "--port", "70000"], "port: expected 0 to 65535, was 70000"),
         (["serve", "--heartbeat-ms", "1"], "heartbeat_ms: expected 50 to 60000, was 1"),
         (["serve", "--session-start", "25:00"], "session_start: expected a time of day"),
-        (["serve", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+        (["serve", "--socket-buffer-bytes", "99999999999"], "socket_buffer_bytes: expected 0 to"),
+        (["serve", "--ping-timeout-s", "inf"], "ping_timeout_s: expected 0.05 to 3600, was inf"),
+        (["serve", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid port 8000: "),
         (["serve", "--feed", "kafak:x"], "kafak"),
         (["serve", "--feed", "sim:?rate=fast"], "rate"),
         (["serve", "--feed", "replay:no/such/file.csv"], "no/such/file.csv"),
         (["srve"], "No such command 'srve'"),
         (["tail"], "Missing argument"),
+        (["tail", "A", "--fields", "bid,zz"], "fields: expected one of bid,"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
@@ -104,6 +107,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], says: str) 
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("ticker: ")
     assert "Traceback" not in result.stderr
+    assert "Unknown error" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,37 @@ async def test_a_signal_ends_it_at_once_with_clients_of_every_kind(number: signa
     assert "Traceback" not in "".join(server.log), "".join(server.log)
 
 
+async def test_a_second_signal_ends_it_where_the_first_has_not_yet() -> None:
+    with serving(SIM, flags=["--shutdown-s-max", "60"]) as server:
+        server.process.send_signal(signal.SIGSTOP)  # so that it meets both before it can have stopped
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        server.process.wait(10)
+    assert server.process.returncode == 0
+
+
+def test_a_bug_in_a_feed_is_a_traceback_and_exit_code_1() -> None:
+    program = """
+import sys
+from feeds import spec
+from feeds.simulated import Simulated, open_simulated
+from ticker.cli import main
+
+async def broken(self):
+    raise ZeroDivisionError("a bug")
+    yield
+
+Simulated.__aiter__ = broken
+sys.argv[1:] = ["serve", "--port", "0"]
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, env=environment(), check=False
+    )
+    assert result.returncode == 1
+    assert "ZeroDivisionError: a bug" in result.stderr
+
+
 # -- bad clients ---------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +283,47 @@ async def test_a_flood_of_commands_is_limited_and_delays_nobody(server: Server) 
         assert ended.rcvd is not None
         assert (ended.rcvd.code, ended.rcvd.reason) == (4429, "rate limited")
         assert sorted(delays)[len(delays) // 2] < 0.05
+
+
+async def test_the_server_compresses_nothing_whatever_the_client_offers(server: Server) -> None:
+    async with connect(server.stream, compression="deflate") as client:
+        assert client.response is not None
+        assert "sec-websocket-extensions" not in client.response.headers
+
+
+async def test_a_peer_that_answers_no_ping_is_disconnected() -> None:
+    with serving(SIM, flags=["--ping-interval-s", "0.1", "--ping-timeout-s", "0.3"]) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        async with asyncio.timeout(10):
+            received = await reader.read()
+        assert b"\x88" in received[-40:], "a close frame ends it"
+        writer.close()
+
+
+async def test_a_client_that_asks_and_does_not_read_is_not_read_from() -> None:
+    flags = ["--messages-per-s-max", "100000", "--socket-buffer-bytes", "8192"]
+    with serving("sim:?symbols=500&rate=5000", flags=flags) as server:
+        async with subscribed(server.stream, "*", interval_ms=60_000) as client:
+            await receive(client, "snapshot")
+            names = [f"SIM{number:03d}" for number in range(1, 501)]
+            before = server.memory_bytes
+            ask = orjson.dumps({"op": "resync", "symbols": names}).decode()
+
+            async def ask_on() -> None:
+                for _ in range(1000):
+                    await client.send(ask)
+
+            asking = asyncio.create_task(ask_on())
+            await asyncio.sleep(2)
+            assert server.memory_bytes - before < 8 << 20
+            asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
 
 
 async def test_an_upgrade_past_the_number_of_connections_is_refused_with_503() -> None:
@@ -357,6 +433,21 @@ async def test_server_sent_events_resume_where_they_were_cut(recording: Path) ->
     assert {item["n"] for item in mirror.items.values()} == {last // SYMBOLS}
 
 
+async def test_a_long_poll_whose_caller_has_gone_keeps_no_place() -> None:
+    with serving(SIM, flags=["--connections-max", "3"]) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        tag = server.get("/v1/snapshot?symbols=NONE").headers["etag"]
+        for _ in range(9):
+            _, writer = await asyncio.open_connection(host, int(port))
+            request = f"GET /v1/snapshot?symbols=NONE&wait=20 HTTP/1.1\r\nhost: x\r\nif-none-match: {tag}\r\n\r\n"
+            writer.write(request.encode())
+            await asyncio.sleep(0.05)
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.sleep(0.05)
+        assert server.get("/v1/snapshot?symbols=NONE").status_code == 200
+
+
 async def test_events_of_a_quiet_list_resume_without_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "two.csv"
     path.write_text("symbol,ts_event,bid,ask\nA,1723161600000000,1,2\nB,1723161600000001,1,2\n")
@@ -368,7 +459,7 @@ async def test_events_of_a_quiet_list_resume_without_a_snapshot(tmp_path: Path) 
         again = await _first_events(server, "A,B", last_id, 3)
         assert [event["event"] for event in again] == ["welcome", "subscribed", "heartbeat"]
         assert orjson.loads(again[1]["data"])["resumed"] == {"A": 1, "B": 1}
-        for nonsense in ("other-epoch replay=2", "x", "a b c", "a replay=-1"):
+        for nonsense in ("other-epoch replay=2", "x", "a b c", "a replay=-1", "a replay=" + "9" * 5000):
             anew = await _first_events(server, "A,B", nonsense, 3)
             assert anew[2]["event"] == "snapshot"
 

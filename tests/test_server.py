@@ -141,6 +141,19 @@ def test_a_client_that_leaves_is_forgotten(bench: Bench) -> None:
     assert not bench.service.hub.paces
 
 
+def test_another_websocket_is_not_found(bench: Bench) -> None:
+    for path in ("/v1/stream/", "/v1/other"):
+        with pytest.raises(WebSocketDenialResponse) as refused, bench.http.websocket_connect(path):
+            pass
+        assert refused.value.status_code == 404
+
+
+def test_of_a_stream_of_events_a_head_is_its_headers(bench: Bench) -> None:
+    answer = bench.http.head("/v1/sse?symbols=A")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert not bench.service.hub.clients
+
+
 # -- feeds ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +238,19 @@ def test_a_long_poll_answers_once_something_changed(bench: Bench) -> None:
         tag = answers[0].headers["etag"]
 
 
+def test_a_request_without_a_tag_that_holds_is_answered_at_once(bench: Bench) -> None:
+    bench.tick(AAPL=1.0)
+    for tag in ("", '"another"'):
+        answer = bench.http.get("/v1/snapshot?symbols=AAPL&wait=30", headers={"if-none-match": tag})
+        assert answer.status_code == 200
+
+
+def test_a_request_that_is_dearer_than_a_client_may_pay_is_answered_429() -> None:
+    with Bench(messages_per_s_max=1) as bench:
+        answer = bench.http.get("/v1/snapshot?symbols=" + ",".join(f"A{i}*" for i in range(30)))
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+
+
 def test_a_long_poll_in_which_nothing_changed_answers_304(bench: Bench) -> None:
     bench.tick(AAPL=1.0)
     path = "/v1/snapshot?symbols=AAPL&wait=0.1"
@@ -262,12 +288,16 @@ class asking:  # noqa: N801 - reads as a statement
         ("/v1/snapshot?symbols=,", "symbols: expected names or patterns"),
         ("/v1/snapshot?symbols=A&fields=bid,nope", "fields: expected one of bid, "),
         ("/v1/snapshot?symbols=A&fields=", "fields: expected a list of field names"),
-        ("/v1/snapshot?symbols=A&wait=soon", "wait: expected a number from 0, was 'soon'"),
-        ("/v1/snapshot?symbols=A&wait=nan", "wait: expected a number from 0, was 'nan'"),
+        ("/v1/snapshot?symbols=A&wait=soon", "wait: expected 0 to 30, was 'soon'"),
+        ("/v1/snapshot?symbols=A&wait=nan", "wait: expected 0 to 30, was 'nan'"),
+        ("/v1/snapshot?symbols=A&wait=31", "wait: expected 0 to 30, was '31'"),
+        ("/v1/snapshot?symbols=A&symbols=B", "symbols: expected once, with commas between, was there twice"),
+        ("/v1/snapshot?symbols=" + ",".join(map(str, range(1033))), "symbols: expected at most 1032, was 1033"),
         ("/v1/snapshot?symbol=A", "query: expected one of symbols, fields, wait, was 'symbol'"),
         ("/v1/sse?symbols=A&interval_ms=-5", "interval_ms: expected 0 to 60000, was '-5'"),
         ("/v1/sse?symbols=A&interval_ms=60001", "interval_ms: expected 0 to 60000, was 60001"),
-        ("/v1/symbols?limit=-1", "limit: expected a number from 0, was '-1'"),
+        ("/v1/symbols?limit=0", "limit: expected 1 to 1000, was '0'"),
+        ("/v1/symbols?limit=1001", "limit: expected 1 to 1000, was '1001'"),
     ],
 )
 def test_a_bad_query_is_answered_with_what_was_expected(bench: Bench, path: str, says: str) -> None:

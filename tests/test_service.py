@@ -72,6 +72,17 @@ async def test_each_batch_is_a_round_of_its_own_at_interval_0() -> None:
         assert [message["items"][0]["bid"] for message in rounds] == [1, 2, 3, 4, 5]
 
 
+async def test_interval_0_does_not_wait_for_a_slower_one_beside_it() -> None:
+    async with running() as (service, [feed]):
+        slow, fast = Listener(service), Listener(service)
+        slow.subscribe("A", interval_ms=60_000)
+        fast.subscribe("A", interval_ms=0)
+        feed.batches.put_nowait(feed.quotes(A=1.0))
+        await fast.hear("snapshot")
+        feed.batches.put_nowait(feed.quotes(A=2.0))
+        assert (await fast.hear("update"))["items"][0]["bid"] == 2.0
+
+
 async def test_rounds_fall_on_multiples_of_their_interval() -> None:
     async with running() as (service, [feed]):
         listener = Listener(service)
@@ -144,7 +155,7 @@ async def test_stopping_tells_every_client_a_time_to_come_back_and_fails_readine
             service.stop()
             assert (service.full, service.ready) == (True, False)
         waits = {(await listener.hear("shutdown"))["reconnect_after_ms"] for listener in listeners}
-        assert len(waits) > 5, "they would all come back at once"
+        assert len(waits) > 20, "they would all come back at once"
 
 
 def test_a_feed_is_starting_then_live_then_stale_until_it_ends() -> None:

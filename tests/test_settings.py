@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def test_every_setting_is_a_flag_with_its_default_and_variable() -> None:
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
 def test_a_number_out_of_range_is_refused_by_name(setting: object) -> None:
     name, metadata = setting.name, setting.metadata  # type: ignore[attr-defined]
-    for limit, step in (("least", -1), ("most", 1)):
+    assert (metadata["least"] is None) == (metadata["most"] is None) == isinstance(setting.default, str)  # type: ignore[attr-defined]
+    for limit, step in (("least", -1), ("most", 1), ("most", math.inf), ("least", math.nan)):
         if metadata[limit] is not None:
             with pytest.raises(ValueError, match=f"{name}: expected .*, was"):
                 Settings(**{name: metadata[limit] + step})

@@ -30,6 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.hub",
         "ticker.transport ticker.client",
         "ticker.service ticker.tail",
+        "ticker.http",
         "ticker.server",
         "ticker.cli",
         "ticker.__main__",

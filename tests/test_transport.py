@@ -81,13 +81,15 @@ async def test_one_who_reads_no_answers_is_not_writable() -> None:
 
 
 async def test_a_message_becomes_an_event_of_its_type() -> None:
-    outlet = EventOutlet(1000, lambda: "k-1 sim=7")
+    outlet = EventOutlet(1000)
+    outlet.position = lambda: "k-1 sim=7"
     outlet.send(HEARTBEAT)
     assert await outlet.take() == [b"event: heartbeat\ndata: " + HEARTBEAT + b"\n\n"]
 
 
 async def test_only_the_last_message_of_a_group_of_items_can_be_resumed_from() -> None:
-    outlet = EventOutlet(1000, lambda: "k-1 sim=7")
+    outlet = EventOutlet(1000)
+    outlet.position = lambda: "k-1 sim=7"
     outlet.offer(UPDATE, bytearray(SNAPSHOT))
     first, second = await outlet.take()
     assert first == b"event: update\ndata: " + UPDATE + b"\n\n"
@@ -95,7 +97,7 @@ async def test_only_the_last_message_of_a_group_of_items_can_be_resumed_from() -
 
 
 async def test_where_there_is_no_position_to_give_there_is_no_id() -> None:
-    outlet = EventOutlet(1000, lambda: None)
+    outlet = EventOutlet(1000)
     outlet.send(UPDATE)
     assert b"id:" not in (await outlet.take())[0]
 

@@ -3,7 +3,8 @@
 Data flows one way, and so do imports (upwards in this list, never down):
 
     cli         the only composition root: `ticker serve`, `ticker tail`
-    server      Starlette: /v1/stream, /v1/snapshot, /v1/sse, /v1/symbols, health
+    server      Starlette: /v1/stream, health, the page
+    http        /v1/snapshot, /v1/sse, /v1/symbols
     service     the clock: feeds into the table, rounds out of the hub
     transport   outlets: shared frames straight to the socket, or through plain ASGI
     hub         all clients: who joins, what is due, who is told what

@@ -6,13 +6,17 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
+from types import FrameType
 from typing import Any, Final
 
 import click
@@ -22,13 +26,22 @@ from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError
 from feeds.spec import open_feed
 from feeds.ticks import Symbols
+from ticker.errors import RequestError
+from ticker.protocol import field_set
 from ticker.server import create_app
 from ticker.service import Service
 from ticker.settings import Settings, flag, variable
 from ticker.transport import StreamProtocol
 
+log: Final = logging.getLogger(__name__)
+
 SIMULATED: Final = "sim:?symbols=500&rate=5000&seed=1"
 BACKLOG: Final = 4096
+DESCRIPTORS_SPARE: Final = 100
+#: What a stop waits for peers to take what they were sent, before it cuts them off.
+CUT_OFF_S: Final = 0.5
+#: Signals closer than this are one: some shells send it to the group and to the process.
+SIGNAL_S_MIN: Final = 0.3
 GC_THRESHOLD: Final = 10_000, 10, 10
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
@@ -86,9 +99,10 @@ def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     _log_to_stderr(log_level)
-    listener = _listen(settings)
     symbols, clock = Symbols(), WallClock()
     feeds = _open_feeds(specs or [SIMULATED], symbols, clock)
+    listener = _listen(settings)
+    _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
     _invite(listener, symbols)
     return _run(service, listener)
@@ -107,6 +121,10 @@ def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str 
     from ticker.tail import tail as run_tail  # noqa: PLC0415 - a server has no use for a terminal's libraries
 
     names = fields.split(",") if fields else None
+    try:
+        field_set(names or ())
+    except RequestError as error:
+        raise click.UsageError(error.message) from None
     return asyncio.run(run_tail(url, symbols, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout))
 
 
@@ -118,6 +136,7 @@ def _log_to_stderr(level: str) -> None:
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # below it, a line for each connection
+    logging.getLogger("uvicorn.error").addFilter(_Quiet())
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -126,7 +145,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        code = error.errno or 0  # below 0: the name of the host could not be looked up
+        cause = os.strerror(code) if code > 0 else str(error.strerror).partition(" (while")[0]
         raise click.UsageError(f"cannot listen on {settings.host} port {settings.port}: {cause}") from None
     if settings.socket_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_buffer_bytes)
@@ -134,6 +154,17 @@ def _listen(settings: Settings) -> socket.socket:
         dead_ms = int(1000 * (settings.ping_interval_s + settings.ping_timeout_s))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
     return listener
+
+
+def _allow_descriptors(settings: Settings) -> None:
+    """Let the process open as many files as it takes clients, as far as the system lets it."""
+    wanted = settings.connections_max + DESCRIPTORS_SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+        if allowed < wanted:
+            log.warning("the limit of open files is %d: fewer clients than connections_max allows", allowed)
 
 
 def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock) -> list[Feed]:
@@ -173,12 +204,12 @@ def _run(service: Service, listener: socket.socket) -> int:
     config = uvicorn.Config(
         create_app(service),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        ws=StreamProtocol,
+        ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
         ws_max_size=settings.message_bytes_max,
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval_s,
         ws_ping_timeout=settings.ping_timeout_s,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_s_max)),
+        timeout_graceful_shutdown=settings.shutdown_s_max,
         backlog=BACKLOG,
         access_log=False,
         log_config=None,
@@ -195,13 +226,36 @@ def _run(service: Service, listener: socket.socket) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the clients before it closes on them."""
+    """uvicorn's server, which tells the clients before it closes on them, and waits for none that does not read."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._told = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; at once where it was told so before."""
+        if not self.should_exit:
+            self._told = time.monotonic()
+            super().handle_exit(sig, frame)
+        elif time.monotonic() - self._told > SIGNAL_S_MIN:
+            os._exit(128 + sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stop()
+        asyncio.get_running_loop().call_later(CUT_OFF_S, self._cut_off)
         await asyncio.sleep(0)
         await super().shutdown(sockets)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+class _Quiet(logging.Filter):
+    """Leaves out what a client can make uvicorn say, a line or a traceback at a time."""
+
+    SAID: Final = ("Invalid UTF-8 sequence", "ASGI callable returned without completing handshake")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(self.SAID)

@@ -19,6 +19,7 @@ from feeds.clock import Clock
 from feeds.feed import Feed, FeedError
 from feeds.ticks import Symbols
 from ticker.hub import HEARTBEAT_SLOTS, Hub
+from ticker.protocol import encode
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings, session_start_us
 
@@ -123,9 +124,10 @@ class Service:
             return
         self.stopping.set()
         now = self.clock.now()
-        for slot in range(HEARTBEAT_SLOTS):
+        for client in list(self.hub.clients):
             wait_ms = random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, hides nothing
-            self.hub.announce({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms}, now, slot)
+            message = encode({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms})
+            client.outlet.offer(client.outlet.encoding.whole(message))
 
     async def run(self) -> None:
         """Serve until cancelled. A feed that fails is told to the clients; anything else that fails ends the service."""
@@ -148,7 +150,8 @@ class Service:
             log.error("feed %s: %s", feed.name, failure)  # noqa: TRY400 - the line says it all
             health.ending = FeedState.DOWN
         else:
-            log.info("feed %s: ended after %d ticks", feed.name, feed.stats.ticks)
+            level = logging.INFO if feed.stats.ticks else logging.WARNING
+            log.log(level, "feed %s: ended after %d ticks", feed.name, feed.stats.ticks)
             health.ending = FeedState.ENDED
         self._tell_states(self.clock.now())
 

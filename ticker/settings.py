@@ -11,6 +11,7 @@ from typing import Any
 
 
 def _setting(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:
+    """A number has both bounds, a text neither."""
     return field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
@@ -32,30 +33,41 @@ class Settings:
         64, "different intervals served at once; past it a client is given the next slower", least=1, most=1000
     )
     symbol_chars_max: int = _setting(64, "length of a symbol or pattern", least=1, most=64)
-    message_bytes_max: int = _setting(262_144, "size of a client's message; a larger one closes it (1009)", least=1024)
-    messages_per_s_max: int = _setting(100, "messages a second from a client, in bursts of twice that", least=1)
+    message_bytes_max: int = _setting(
+        262_144, "size of a client's message; a larger one closes it (1009)", least=1024, most=1 << 26
+    )
+    messages_per_s_max: int = _setting(
+        100, "messages a second from a client, in bursts of twice that", least=1, most=1_000_000
+    )
+    frames_per_s_max: int = _setting(
+        1000,
+        "pings, pongs and fragments a second from a client, in bursts of twice that (4429)",
+        least=1,
+        most=1_000_000,
+    )
     violations_max: int = _setting(
-        20, "bad messages before a client is closed (4400); one a second is forgiven", least=1
+        20, "bad messages before a client is closed (4400); one a second is forgiven", least=1, most=1_000_000
     )
-    first_message_s_max: float = _setting(30.0, "time a client has for its first message (4408)", least=0.05)
-    send_buffer_bytes_max: int = _setting(65_536, "bytes a client may leave unread in this process ...", least=0)
-    send_buffer_s_max: float = _setting(15.0, "... for this long before it is closed (4408)", least=0.05)
+    first_message_s_max: float = _setting(30.0, "time a client has for its first message (4408)", least=0.05, most=3600)
+    send_buffer_bytes_max: int = _setting(
+        65_536, "bytes sent that a client may leave unread ...", least=0, most=1 << 30
+    )
+    send_buffer_s_max: float = _setting(15.0, "... for this long before it is closed (4408)", least=0.05, most=3600)
     socket_buffer_bytes: int = _setting(
-        0, "size of each socket's send buffer in the kernel; 0 leaves it to the system", least=0
+        0, "size of each socket's send buffer in the kernel; 0 leaves it to the system", least=0, most=1 << 30
     )
-    catch_up_s_max: float = _setting(10.0, "wait for a log position that a client is ahead by", least=0.05)
-    ping_interval_s: float = _setting(20.0, "time between WebSocket pings", least=0.05)
-    ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05)
+    catch_up_s_max: float = _setting(10.0, "wait for a log position that a client is ahead by", least=0.05, most=3600)
+    ping_interval_s: float = _setting(20.0, "time between WebSocket pings", least=0.05, most=3600)
+    ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05, most=3600)
     page_symbols_max: int = _setting(1000, "symbols on one page of /v1/symbols", least=1, most=100_000)
-    long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05)
-    shutdown_s_max: float = _setting(5.0, "time to end open connections on a stop", least=0.05)
+    long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05, most=3600)
+    shutdown_s_max: int = _setting(5, "time for what is under way to end on a stop", least=1, most=3600)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, least, most = getattr(self, f.name), f.metadata["least"], f.metadata["most"]
-            if (least is not None and not value >= least) or (most is not None and not value <= most):
-                top = "" if most is None else f" to {most:g}" if isinstance(most, float) else f" to {most}"
-                raise ValueError(f"{f.name}: expected {least}{top or ' or more'}, was {value}")
+        for setting in fields(self):
+            value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
+            if least is not None and not least <= value <= most:  # nor is NaN
+                raise ValueError(f"{setting.name}: expected {least} to {most}, was {value}")
         session_start_us(self.session_start)
 
 

@@ -364,18 +364,18 @@ class EventOutlet(BufferedOutlet):
     a later connection resumes.
     """
 
-    __slots__ = ("_position",)
+    __slots__ = ("position",)
 
-    def __init__(self, bytes_max: int, position: Callable[[], str | None]) -> None:
-        """`position` gives the id that stands for all that the table holds now; None where there is none to give."""
+    def __init__(self, bytes_max: int) -> None:
         super().__init__(bytes_max)
-        self._position = position
+        #: Gives the id that stands for all that the table holds now; None where there is none to give.
+        self.position: Callable[[], str | None] = lambda: None
 
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
         events = [b"event: %b\ndata: %b\n\n" % (_type(message), bytes(message)) for message in messages]
         if _type(messages[-1]) in (b"update", b"snapshot"):
-            position = self._position()
+            position = self.position()
             if position is not None:
                 events[-1] = b"id: %b\n%b" % (position.encode(), events[-1])
         super().send(*events)

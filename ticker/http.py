@@ -1,0 +1,282 @@
+"""The same data without a WebSocket: `/v1/snapshot`, `/v1/sse`, `/v1/symbols`.
+
+Whoever asks over plain HTTP is a client of the hub like any other, for as long as the answer takes: the same
+subscription, the same limits, the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from ticker.errors import Code, RequestError
+from ticker.lanes import Client, Message
+from ticker.protocol import Subscribe, encode, error, parse
+from ticker.service import Service
+from ticker.transport import BufferedOutlet, EventOutlet
+
+RETRY_AFTER_S: Final = 5
+NEWS: Final = (b'{"type":"update"', b'{"type":"snapshot"')
+ITEMS: Final = b'"items"'
+SSE_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+#: A log position has at most 16 digits: it is below 2**53.
+POSITION_DIGITS_MAX: Final = 16
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """The service that the application of a request serves."""
+    service: Service = connection.app.state.service
+    return service
+
+
+def json(content: object, status: int = 200) -> Response:
+    """A response of JSON."""
+    return Response(encode(content), status, media_type="application/json")
+
+
+def busy() -> Response:
+    """The answer of a server that is full."""
+    return PlainTextResponse("full: try again later\n", 503, {"retry-after": str(RETRY_AFTER_S)})
+
+
+async def refused(_: Request, failure: Exception) -> Response:
+    """The answer to a request that raised RequestError."""
+    assert isinstance(failure, RequestError)
+    return json(error(failure), 429 if failure.code is Code.RATE_LIMITED else 400)
+
+
+# -- one answer ----------------------------------------------------------------------------------------------------
+
+
+async def snapshot(request: Request) -> Response:
+    """`/v1/snapshot`: the newest state of some symbols, now, or with `wait` once it is another than the caller's."""
+    service = service_of(request)
+    query = _query(request, "symbols", "fields", "wait")
+    command = _subscription(service, query)
+    wait_s = _number(query, "wait", 0, 0, service.settings.long_poll_s_max)
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if service.full:
+        return busy()
+    outlet = BufferedOutlet(service.settings.send_buffer_bytes_max)
+    with _guest(service, outlet) as client:
+        reply, message = await _subscribe(service, client, outlet, command)
+        tag = _tag(service, client, command, reply)
+        until = time.monotonic() + wait_s
+        while tag in known and await _news(request, service, outlet, until - time.monotonic()):
+            message = service.hub.snapshot_of(client, service.clock.now())
+            tag = _tag(service, client, command, reply)
+        if tag in known or "*" in known:
+            body, status = b"", 304
+        else:
+            body, status = _body(service, reply, message), 200
+    headers = {"etag": f"W/{tag}", "cache-control": "no-cache"}
+    return Response(body, status, headers, "application/json" if body else None)
+
+
+@contextmanager
+def _guest(service: Service, outlet: BufferedOutlet) -> Iterator[Client]:
+    """A client of the hub for as long as a request takes."""
+    client = service.hub.join(outlet, service.clock.now())
+    outlet.on_drained = lambda: service.hub.drained(client, service.clock.now())
+    try:
+        yield client
+    finally:
+        service.hub.leave(client)
+        outlet.on_drained = lambda: None  # or else client and outlet would keep each other
+
+
+async def _subscribe(
+    service: Service, client: Client, outlet: BufferedOutlet, command: Subscribe
+) -> tuple[dict[str, Any], Message | None]:
+    """The answer to a subscription, and its snapshot where there is one. Raises RequestError where it is refused."""
+    service.hub.receive(client, command, service.clock.now())
+    _welcome, answer, *snapshots = await outlet.take()
+    reply: dict[str, Any] = orjson.loads(answer)
+    if reply["type"] == "error":
+        raise RequestError(Code(reply["code"]), reply["message"])
+    return reply, snapshots[0] if snapshots else None
+
+
+def _tag(service: Service, client: Client, command: Subscribe, reply: Mapping[str, Any]) -> str:
+    """One tag for the same epoch, fields, symbols and their positions."""
+    names, seq = service.table.symbols.names, service.table.seq
+    held = sorted((names[row], int(seq[row])) for row in client.session.rows)
+    state = encode([service.hub.epoch, command.fields, held, reply["rejected"]])
+    return f'"{hashlib.blake2b(state, digest_size=12).hexdigest()}"'
+
+
+def _body(service: Service, reply: Mapping[str, Any], message: Message | None) -> bytes:
+    """What `/v1/snapshot` answers: the items of a snapshot, and which symbols have none and why."""
+    items = b'"items":[]}' if message is None else bytes(message[message.index(ITEMS) :])
+    body = b'{"epoch":%b,"ts":%d,%b' % (encode(service.hub.epoch), service.clock.now(), items)
+    find, seq = service.hub.directory.find, service.table.seq
+    pending = [name for name in reply["pending"] if (row := find(name)) is None or not seq[row]]
+    said = {name: names for name, names in (("pending", pending), ("rejected", reply["rejected"])) if names}
+    return body[:-1] + b"," + encode(said)[1:] if said else body
+
+
+async def _news(request: Request, service: Service, outlet: BufferedOutlet, wait_s: float) -> bool:
+    """Wait for something that the client watches to change; False where nothing did, or the caller has gone."""
+    if wait_s <= 0:
+        return False
+    service.wake()
+    changed, left = asyncio.create_task(_changed(service, outlet)), asyncio.create_task(_left(request))
+    try:
+        done, _ = await asyncio.wait((changed, left), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        return changed in done and changed.result()
+    finally:
+        changed.cancel()
+        left.cancel()
+
+
+async def _changed(service: Service, outlet: BufferedOutlet) -> bool:
+    while not service.stopping.is_set():
+        if any(message.startswith(NEWS) for message in await outlet.take()):
+            return True
+    return False
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- a stream of events --------------------------------------------------------------------------------------------
+
+
+async def events(request: Request) -> Response:
+    """`/v1/sse`: the protocol as Server-Sent Events, one subscription a connection."""
+    service = service_of(request)
+    query = _query(request, "symbols", "fields", "interval_ms", "last_event_id")
+    command = _subscription(service, query)
+    if service.full:
+        return busy()
+    if request.method == "HEAD":
+        return Response(headers=SSE_HEADERS, media_type="text/event-stream")
+    last_event_id = request.headers.get("last-event-id") or query.get("last_event_id")
+    if last_event_id:
+        command = _resuming(command, last_event_id)
+    return StreamingResponse(_events(service, command), 200, SSE_HEADERS, "text/event-stream")
+
+
+async def _events(service: Service, command: Subscribe) -> AsyncIterator[bytes]:
+    outlet = EventOutlet(service.settings.send_buffer_bytes_max)
+    with _guest(service, outlet) as client:
+        outlet.position = lambda: _position(service, client)
+        service.hub.receive(client, command, service.clock.now())
+        service.wake()
+        while outlet.closing is None and not service.stopping.is_set():
+            yield b"".join(await outlet.take())
+        outlet.position = lambda: None
+
+
+def _position(service: Service, client: Client) -> str | None:
+    """The epoch, and how far each part of each log is in the table, as an event's id.
+
+    None where the client holds more than the table: from there it could not be resumed.
+    """
+    if client.ahead or client.session.awaited:
+        return None
+    parts = service.table.symbols.parts
+    positions = zip(parts, service.table.positions.tolist(), strict=False)
+    return " ".join((service.hub.epoch, *(f"{part}={position}" for part, position in positions)))
+
+
+def _resuming(command: Subscribe, last_event_id: str) -> Subscribe:
+    """`command` of a client that has had all of each log up to where an event's id says; nonsense counts for nothing."""
+    epoch, *entries = last_event_id.split(" ")
+    held = {
+        part: int(at)
+        for part, _, at in (entry.rpartition("=") for entry in entries)
+        if at.isdecimal() and len(at) <= POSITION_DIGITS_MAX
+    }
+    return replace(command, positions=held, epoch=epoch)
+
+
+# -- the list of symbols -------------------------------------------------------------------------------------------
+
+
+async def symbols(request: Request) -> Response:
+    """`/v1/symbols`: the symbols by name, a page at a time; `next` is the `after` of the following page."""
+    service = service_of(request)
+    query = _query(request, "prefix", "limit", "after")
+    table, most = service.table, service.settings.page_symbols_max
+    limit = int(_number(query, "limit", most, 1, most))
+    prefix, after = query.get("prefix", ""), query.get("after", "")
+    names = service.names()
+    start = max(bisect_left(names, prefix), bisect_right(names, after))
+    page = [name for name in names[start : start + limit + 1] if name.startswith(prefix)]
+    found = [row for name in page[:limit] if (row := service.hub.directory.find(name)) is not None]
+    price_decimals, size_decimals = table.decimals(np.array(found, np.int64))
+    items = [
+        {
+            "symbol": table.symbols.names[row],
+            "feed": table.symbols.parts[table.symbols.owner[row]].feed,
+            "seq": int(table.seq[row]),
+            "ts": int(table.ts[row]) if table.seq[row] else None,
+            "price_decimals": prices,
+            "size_decimals": sizes,
+        }
+        for row, prices, sizes in zip(found, price_decimals.tolist(), size_decimals.tolist(), strict=True)
+    ]
+    following = page[limit - 1] if limit < len(page) else None
+    return json({"epoch": service.hub.epoch, "items": items, "next": following})
+
+
+# -- queries -------------------------------------------------------------------------------------------------------
+
+
+def _query(request: Request, *known: str) -> Mapping[str, str]:
+    """The parameters of a request. Raises RequestError for one that is not among `known`, or comes twice."""
+    query: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise RequestError(Code.INVALID_REQUEST, f"query: expected one of {', '.join(known)}, was {name[:64]!r}")
+        if name in query:
+            raise RequestError(Code.INVALID_REQUEST, f"{name}: expected once, with commas between, was there twice")
+        query[name] = value
+    return query
+
+
+def _number(query: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected {least:g} to {most:g}, was {text[:64]!r}")
+    return value
+
+
+def _subscription(service: Service, query: Mapping[str, str]) -> Subscribe:
+    """The subscription that a request asks for. Raises RequestError."""
+    names = [name for name in query.get("symbols", "").split(",") if name]
+    if not names:
+        raise RequestError(Code.INVALID_REQUEST, "symbols: expected names or patterns with commas between, was none")
+    most = service.settings.symbols_max + service.settings.patterns_max
+    if len(names) > most:
+        raise RequestError(Code.LIMIT_SYMBOLS, f"symbols: expected at most {most}, was {len(names)}")
+    body: dict[str, Any] = {"op": "subscribe", "symbols": names}
+    if "fields" in query:
+        body["fields"] = [name for name in query["fields"].split(",") if name]
+    if "interval_ms" in query:
+        text = query["interval_ms"]
+        body["interval_ms"] = int(text) if text.isdecimal() and len(text) < 10 else text
+    command = parse(encode(body))
+    assert isinstance(command, Subscribe)
+    return command
