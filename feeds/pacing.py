@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Generator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -18,8 +19,13 @@ T = TypeVar("T")
 #: Ticks that fall due within this time of each other may leave together.
 GRAIN_US: Final = 1000
 
+#: How long closing waits for the thread: well over what a block takes, for files and so on to be closed in order.
+CLOSE_WAIT_S: Final = 0.5
+#: How often a thread that has no room looks whether its loop was closed under it.
+LOOK_S: Final = 1.0
 
-class Pace:
+
+class Schedule:
     """Lets ticks out at `speed` times real time, the first at once; at once all of them where `speed` is None.
 
     When a tick is due is reckoned from the first tick's time, or from `start`, a tick's time that is the clock's as well:
@@ -53,19 +59,69 @@ class Pace:
 
 
 async def ahead(blocks: Generator[T], count: int) -> AsyncGenerator[T]:
-    """The items of `blocks`, which is run in a thread of its own, at most `count` items ahead. It is closed at the end."""
-    loop = asyncio.get_running_loop()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+    """The items of `blocks`, which is run in a thread of its own, at most `count` items ahead. What it raises comes last.
+
+    The thread closes `blocks` at its end; where this generator is closed earlier, after the item that it is at, which is
+    dropped, as is what it raises then. Closing waits for that, but `CLOSE_WAIT_S` at most: a read that blocks holds up
+    neither the loop nor the exit of the process.
+    """
+    worker = _Worker(blocks, count)
+    worker.start()
     try:
-        coming = deque(loop.run_in_executor(pool, next, blocks, None) for _ in range(count))
-        while (block := await coming.popleft()) is not None:
-            coming.append(loop.run_in_executor(pool, next, blocks, None))
-            yield block
+        while not isinstance(item := await worker.made.get(), _End):
+            worker.room.release()
+            yield item
+        if item.error is not None:
+            raise item.error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        await asyncio.shield(asyncio.to_thread(_close, pool, blocks))
+        worker.stopped = True
+        worker.room.release()
+        await asyncio.wait([worker.ended], timeout=CLOSE_WAIT_S)
+        if worker.ended.done():
+            worker.join()  # it has nothing more to do
 
 
-def _close(pool: ThreadPoolExecutor, blocks: Generator[T]) -> None:
-    pool.shutdown(wait=True)
-    blocks.close()
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
+class _Worker(threading.Thread, Generic[T]):
+    """Runs a generator as far ahead as there is `room`, until it is `stopped`. The interpreter's exit waits for no daemon."""
+
+    def __init__(self, blocks: Generator[T], count: int) -> None:
+        super().__init__(name="feed", daemon=True)
+        self.room = threading.Semaphore(count)
+        self.stopped = False
+        self._blocks = blocks
+        # -- of the loop, all that follows
+        self._loop = asyncio.get_running_loop()
+        self.made: asyncio.Queue[T | _End] = asyncio.Queue()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def run(self) -> None:
+        error: BaseException | None = None
+        try:
+            with closing(self._blocks):
+                while self._wanted():
+                    self._tell(self.made.put_nowait, next(self._blocks))
+        except StopIteration:
+            pass
+        except BaseException as raised:  # noqa: BLE001 - raised again where the items are taken
+            error = raised
+        self._tell(self._end, _End(error))
+
+    def _wanted(self) -> bool:
+        """Wait until there is room for an item. False where nobody takes any more."""
+        while not self.room.acquire(timeout=LOOK_S):
+            if self._loop.is_closed():
+                return False
+        return not (self.stopped or self._loop.is_closed())
+
+    def _tell(self, call: Callable[[Any], None], value: T | _End) -> None:
+        with suppress(RuntimeError):  # the loop is closed: there is nobody to tell
+            self._loop.call_soon_threadsafe(call, value)
+
+    def _end(self, end: _End) -> None:
+        self.made.put_nowait(end)
+        self.ended.set_result(None)

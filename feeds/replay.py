@@ -27,7 +27,7 @@ from feeds.decode import UNREADABLE, Decoded, Decoder, Wanted, any_key
 from feeds.feed import FeedError, FeedStats
 from feeds.fields import FIELDS
 from feeds.merge import Run, Timed, merge, timed
-from feeds.pacing import Pace, ahead
+from feeds.pacing import Schedule, ahead
 from feeds.readers import Recording, is_recording
 from feeds.ticks import NO_TIME, REFUSED, Ints, Symbols, Ticks
 
@@ -140,12 +140,12 @@ class Replay:
         self._passes = 0
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
-        pace = Pace(self._clock, self._settings.speed)
+        schedule = Schedule(self._clock, self._settings.speed)
         async with aclosing(ahead(self._batches(), BATCHES_AHEAD)) as batches:
             async for batch in batches:
                 start = 0
                 while start < len(batch):
-                    stop = await pace.due(batch.time, start)
+                    stop = await schedule.due(batch.time, start)
                     ticks = batch.ticks[start:stop]
                     self.stats.ticks += len(ticks)
                     yield ticks
@@ -275,5 +275,6 @@ def _shifted(ticks: Ticks, shift: int) -> Ticks:
 
 
 def _cut(block: Timed) -> Iterator[Timed]:
-    for start in range(0, len(block), BATCH_TICKS_MAX):
+    """`block` in batches, one at least: the thread can only be stopped between two, and a filter may keep nothing for long."""
+    for start in range(0, max(1, len(block)), BATCH_TICKS_MAX):
         yield block[start : start + BATCH_TICKS_MAX]

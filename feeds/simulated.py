@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from feeds import options
 from feeds.clock import Clock
 from feeds.feed import FeedStats
-from feeds.pacing import Pace
+from feeds.pacing import Schedule
 from feeds.ticks import QUOTE, TRADE, Floats, Ints, Symbols, Ticks
 
 SYMBOLS_MAX: Final = 100_000
@@ -88,12 +88,12 @@ class Simulated:
         settings = self._settings
         now = self._clock.now()
         market = Market(settings, self._rows, now if settings.start_us is None else settings.start_us)
-        pace = Pace(self._clock, 1.0 if settings.paced else None, now if settings.start_us is None else None)
+        schedule = Schedule(self._clock, 1.0 if settings.paced else None, now if settings.start_us is None else None)
         while True:
             chunk = market.chunk()
             begin = 0
             while begin < len(chunk):
-                end = await pace.due(chunk.ts_recv, begin)
+                end = await schedule.due(chunk.ts_recv, begin)
                 ticks = chunk[begin:end]
                 ticks = ticks[ticks.row >= 0]  # another feed may own a symbol of this name
                 self.stats.ticks += len(ticks)

@@ -359,6 +359,37 @@ async def test_a_replay_can_be_cancelled_while_it_waits(tmp_path: Path) -> None:
         await task
 
 
+async def test_a_replay_that_finds_nothing_can_be_given_up_between_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feeds.readers.CSV_BLOCK_BYTES", 2000)
+    path = write_csv(tmp_path / "x.csv", [quote(T0 + at) for at in range(5000)])
+    made = 0
+    third, go = threading.Event(), threading.Event()
+    original = replay.Replay._read
+
+    def counted(self: replay.Replay, recording: Any) -> Any:
+        nonlocal made
+        for block in original(self, recording):
+            made += 1
+            if made == 3:
+                third.set()
+                go.wait(5)
+            yield block
+
+    monkeypatch.setattr(replay.Replay, "_read", counted)
+    feed = open_feed(f"replay:{path}?speed=max&symbols=NONE", Symbols(), clock=HandClock())
+    task = asyncio.create_task(collect(feed))
+    assert await asyncio.to_thread(third.wait, 5)
+    task.cancel()
+    await asyncio.sleep(0)  # it is told to stop
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert made <= 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
 async def test_memory_is_bounded_by_blocks_not_by_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
