@@ -305,6 +305,33 @@ def test_the_state_of_feeds_is_kept_and_its_changes_are_told() -> None:
     status = {"type": "status", "ts": 1, "feed": "sim", "state": "stale", "age_ms": 5012}
     assert dialogue.receive(status).notices == [Feed("sim", "stale", 5012)]
     assert dialogue.feeds["sim"].state == "stale"
+    dialogue.lost()
+    assert dialogue.feeds == {}
+
+
+@pytest.mark.parametrize(("epoch", "held"), [("k-1", {"A1", "A2"}), ("k-1+s-2", {"A1", "A2"}), ("k-2", {"A1"})])
+def test_quotes_that_a_server_of_another_log_does_not_send_anew_are_forgotten(epoch: str, held: set[str]) -> None:
+    dialogue = watching("A*", A1=5, A2=6)
+    settle(dialogue, reconnected(dialogue, epoch), A1=1)
+    assert dialogue.settled
+    assert set(dialogue.mirror.items) == held
+
+
+def test_a_rejection_says_which_name_in_quotes() -> None:
+    assert str(Rejected("", "invalid_symbol")) == "'' is not served: invalid_symbol"
+    assert str(Rejected("*", "limit_symbols", 7)) == "'*' is served in part: limit_symbols, 7 left out"
+
+
+def test_the_count_of_a_quote_is_the_servers_from_the_first_snapshot_and_also_over_a_reconnect() -> None:
+    dialogue = Dialogue(["A"])
+    dialogue.opened()
+    settle(dialogue, dialogue.receive(welcome()))
+    (first,) = dialogue.receive(snapshot(A=5)).updates
+    (second,) = dialogue.receive(update("A", 5, 9, n=3)).updates
+    assert [(told.quote.n, told.n) for told in (first, second)] == [(5, None), (8, 3)]
+    reconnected(dialogue)
+    (third,) = dialogue.receive(snapshot(A=12)).updates
+    assert (third.quote.n, third.n) == (12, None)
 
 
 @pytest.mark.parametrize(

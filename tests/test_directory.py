@@ -44,3 +44,24 @@ def test_what_a_pattern_matches_is_remembered_and_extended() -> None:
     for i in range(100):
         assert not directory.matching(f"no{i}*")
     assert list(directory.matching("*1")) == [1, 10]
+
+
+def test_the_trials_that_are_left_are_told() -> None:
+    symbols = Symbols()
+    part = symbols.part("feed")
+    symbols.claim_all((f"S{i}" for i in range(10)), part)
+    directory = Directory(QuoteTable(symbols))
+    assert directory.trials(["*"]) == 0
+    assert directory.trials(["*1", "*2"]) == 20
+    directory.matching("*1")
+    symbols.claim_all(("T1", "T2"), part)
+    directory.admit()
+    assert directory.trials(["*1", "*2"]) == 2 + 12
+    for i in range(100):  # what was asked for last is remembered for longest
+        directory.matching(f"no{i}*")
+        directory.trials(["*1"])
+    assert directory.trials(["*1"]) == 2
+    many = [f"*{i}*" for i in range(100)]
+    for pattern in many:
+        directory.matching(pattern)
+    assert directory.trials(many) == 100 * 12  # they push each other out

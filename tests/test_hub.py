@@ -159,22 +159,28 @@ def test_past_the_limit_of_intervals_a_client_is_given_the_next_slower_and_told(
     desk = desk_of("AA", intervals_max=2)
     clients = [desk.join() for _ in range(4)]
     acks = [c.subscribe("AA", interval_ms=ms)[0] for c, ms in zip(clients, (100, 500, 200, 900), strict=True)]
-    assert [ack["interval_ms"] for ack in acks] == [100, 500, 500, 500]
-    assert sorted(desk.hub.paces) == [100, 500]
+    assert [ack["interval_ms"] for ack in acks] == [100, 500, 500, 60_000]
+    assert sorted(desk.hub.paces) == [100, 500, 60_000]
+    clients[0].leave()  # the slowest does not count
+    assert clients[1].subscribe("AA", interval_ms=700)[0]["interval_ms"] == 700
+    assert clients[2].subscribe("AA", interval_ms=800)[0]["interval_ms"] == 60_000
 
 
-def test_symbols_that_appear_do_not_pass_the_limit_of_intervals() -> None:
+def test_symbols_that_appear_are_served_at_the_interval_that_was_told() -> None:
     desk = Desk(intervals_max=2)
     clients = [desk.join() for _ in range(3)]
-    for client, ms in zip(clients, (100, 200, 300), strict=True):
-        client.subscribe("*", interval_ms=ms)
+    acks = [c.subscribe("*", interval_ms=ms)[0] for c, ms in zip(clients, (100, 300, 200), strict=True)]
+    told = [ack["interval_ms"] for ack in acks]
+    assert told == [100, 300, 300]  # though nothing is served at any of them yet
     desk.read(quote("AA", 1, 1.0))
-    assert len(desk.hub.paces) == 2
+    assert sorted(desk.hub.paces) == [100, 300]
     desk.round(1000)
     assert [kinds(client.take()) for client in clients] == [["snapshot"]] * 3
-    for client in clients:
+    clients[0].leave()
+    for client in clients[1:]:
         client.say(op="unsubscribe", symbols=["*"])
     assert not desk.hub.paces
+    assert clients[1].subscribe("*", interval_ms=700)[0]["interval_ms"] == 700
 
 
 def test_a_resync_over_several_lanes_is_one_snapshot_that_carries_the_id() -> None:
@@ -205,6 +211,32 @@ def test_a_command_of_the_edge_is_carried_out_like_a_message() -> None:
     assert kinds(client.take()) == ["subscribed", "snapshot"]
 
 
+def test_the_edge_can_have_a_snapshot_of_all_that_a_client_watches() -> None:
+    desk = desk_of("AA", "BB")
+    client = desk.join()
+    assert desk.hub.snapshot_of(client.client, desk.now) is None
+    client.subscribe("AA", fields=["bid"])
+    client.subscribe("BB", "ZZ", "YY", fields=["bid"], interval_ms=500, since={"ZZ": 9}, epoch="k-1")
+    assert client.client.waits
+    desk.read(quote("ZZ", 8, 8.0), quote("AA", 9, 9.0))
+    assert client.client.waits
+    client.outlet.stall()
+    desk.round()
+    assert client.take() == []
+    message = desk.hub.snapshot_of(client.client, desk.now)
+    assert message is not None
+    snapshot = read(FRAMED, message)
+    assert (snapshot["type"], snapshot["ts"]) == ("snapshot", desk.now)
+    assert [(item["symbol"], item["seq"]) for item in snapshot["items"]] == [("AA", 9), ("BB", 2)]
+    assert client.drain()[1:] == []  # nothing is missing any more
+    desk.read(quote("ZZ", 10, 10.0), quote("AA", 11, 11.0))
+    desk.round(500)
+    of_aa, of_zz = client.take()
+    assert of_aa["items"] == [update("AA", 9, 11, bid=11.0)]
+    assert (of_zz["type"], symbols(of_zz)) == ("snapshot", ["ZZ"])
+    assert not client.client.waits
+
+
 # -- slow clients --------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +258,25 @@ def test_a_slow_client_is_told_how_many_rounds_it_missed_and_sent_what_moved() -
     desk.round()
     assert slow.take() == quick.take()
     assert slow.drain() == []
+
+
+def test_a_slow_client_that_has_drained_holds_what_the_table_holds() -> None:
+    """Also what has changed since the last round: who notes how far the log was read then claims nothing too much."""
+    desk = desk_of("AA", "BB", "CC")
+    client = desk.join()
+    client.subscribe("AA", "BB", "CC", fields=["bid"])
+    client.outlet.stall()
+    desk.read(quote("AA", 4, 4.0))
+    desk.round()
+    desk.read(quote("BB", 5, 5.0))
+    _, snapshot = client.drain()
+    assert [(item["symbol"], item["seq"]) for item in snapshot["items"]] == [("AA", 4), ("BB", 5)]
+    desk.round()
+    (again,) = client.take()
+    assert (again["type"], symbols(again)) == ("snapshot", ["BB"])  # it cannot chain to the round's update
+    desk.read(quote("BB", 6, 6.0))
+    desk.round()
+    assert client.take()[0]["items"] == [update("BB", 5, 6, bid=6.0)]
 
 
 def test_a_client_is_closed_only_past_both_the_bytes_and_the_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,62 @@ def test_clients_at_their_limit_do_not_feel_symbols_appear(monkeypatch: pytest.M
     desk.read(*(quote(f"M{i}", 2, 1.0) for i in range(1000)))
     assert tried[200:] == [0] * 100
     assert {len(client.session.rows) for client in desk.hub.clients} == {50}
+
+
+def test_first_values_are_encoded_once_however_many_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = lanes.snapshot_items
+
+    def counted(names: Sequence[str], *columns: Any) -> list[bytes]:
+        encoded.extend(names)
+        return encode(names, *columns)
+
+    monkeypatch.setattr(lanes, "snapshot_items", counted)
+    desk = Desk("AA", "BB")
+    groups = ["*"], ["AA", "NEW0"], ["NEW1", "NEW0"]
+    peers = [desk.join() for _ in range(9)]
+    for i, peer in enumerate(peers):
+        peer.subscribe(*groups[i % 3])
+    desk.read(quote("AA", 1, 1.0), *(quote(f"NEW{i}", 1, 1.0) for i in range(3)))
+    desk.round()
+    assert sorted(encoded) == ["AA", "NEW0", "NEW1", "NEW2"]
+    for i, peer in enumerate(peers):
+        assert told(peer) == [
+            ("snapshot", (["AA", "NEW0", "NEW1", "NEW2"], ["AA", "NEW0"], ["NEW0", "NEW1"])[i % 3]),
+        ]
+    desk.read(quote("NEW0", 2, 2.0))
+    desk.round()
+    assert len(encoded) == 4
+    assert [told(peer) for peer in peers] == [[("update", ["NEW0"])]] * 9
+
+
+def test_many_clients_that_follow_one_pattern_hardly_feel_symbols_appear() -> None:
+    desk = Desk(*(f"S{i}" for i in range(10)), capacity=4096, symbols_max=10_000)
+    crowd(desk, *[["*"]] * 200)
+    began = time.process_time()
+    desk.read(*(quote(f"N{i}", 1, 1.0) for i in range(1000)))
+    desk.round()
+    assert time.process_time() - began < 0.2
+    (lane,) = desk.hub.paces[100].lanes.values()
+    assert not lane.odd
+    assert [(len(audience.rows), audience.size) for audience in lane._audiences.values()] == [(1010, 200)]
+
+
+def test_clients_that_gain_the_same_symbols_stay_one_audience() -> None:
+    desk = Desk("AA", "BB", "CC", symbols_max=4)
+    crowd(desk, *[["*"]] * 3, *[["AA"]] * 2, ["A*"])
+    for i in range(3):  # only the first is for those at their limit
+        desk.read(quote(f"N{i}", i + 1, 1.0))
+    desk.read(quote("AB", 4, 1.0))
+    desk.round()
+    (lane,) = desk.hub.paces[100].lanes.values()
+    assert {audience.rows: audience.size for audience in lane._audiences.values()} == {
+        (0, 1, 2, 3): 3,
+        (0,): 2,
+        (0, 6): 1,
+    }
+    assert lane._pairs == 7
+    assert {row: len(audiences) for row, audiences in lane._watching.items()} == {0: 3, 1: 1, 2: 1, 3: 1, 6: 1}
 
 
 def test_a_client_costs_a_few_kib() -> None:

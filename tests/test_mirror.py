@@ -217,3 +217,13 @@ def test_an_update_conflated_with_a_snapshot_is_whole_and_knows_its_n_only_where
     second = update_of(item, None, mirror.items["A"], 1, 2, whole=False)
     both = conflate(first, second)
     assert (both.whole, both.n, both.change, both.ts) == (True, None, {"bid": 2.0}, 2)
+
+
+def test_the_count_of_a_quote_grows_by_each_update_and_begins_anew_where_another_server_resumes() -> None:
+    mirror = mirror_of(snapshot(whole("A", 5, 5)))
+    quotes = Quotes(mirror)
+    mirror.apply(update(delta("A", 5, 9, 3)))
+    assert quotes["A"].n == 8
+    mirror.apply({"type": "subscribed", "resumed": {"A": 2}})
+    mirror.apply(update(delta("A", 9, 10, 1)))
+    assert quotes["A"].n == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -237,6 +238,52 @@ def test_a_command_costs_what_it_asks_for() -> None:
     assert subscribe(session, *(f"S{i}" for i in range(15_000)))["type"] == "subscribed"
     assert subscribe(session, *(f"S{i}" for i in range(15_000)))["code"] == "rate_limited"
     assert say(session, op="ping")["type"] == "pong"
+
+
+def test_patterns_are_paid_for_by_the_trials_that_they_take() -> None:
+    desk = Desk(*(f"S{i}" for i in range(20_000)), capacity=32_768)
+    client = desk.join()
+    patterns = [f"*{i}?" for i in range(32)]
+    (refused,) = client.subscribe(*patterns)
+    assert (refused["code"], refused["message"]) == (
+        "rate_limited",
+        "expected at most 100 messages a second, never more than 200, was more: this one counts as 673",
+    )
+    assert not client.client.session.rows
+    for i in range(0, 32, 8):  # one after another they can be paid
+        assert client.subscribe(*patterns[i : i + 8])[0]["type"] == "subscribed"
+        desk.now += 3 * SECOND
+    other = desk.join()  # the directory remembers them by now
+    assert other.subscribe(*patterns)[0]["type"] == "subscribed"
+    assert other.say(op="unsubscribe", symbols=patterns)[0]["symbols"] == patterns
+
+
+@pytest.mark.parametrize("seconds", [1, 100])
+def test_a_client_at_its_limits_can_pay_for_what_it_may_have(seconds: int) -> None:
+    names = [f"{'S' * 60}{i:03}" for i in range(500)]
+    desk = Desk(*names, messages_per_s_max=seconds)
+    client = desk.join()
+    since = {name: 1 for name in names}
+    assert client.subscribe(*names, since=since, epoch="k-1")[0]["type"] == "subscribed"
+    if seconds == 100:
+        assert client.subscribe(*(f"*{i}" for i in range(32)))[0]["type"] == "subscribed"
+    else:
+        assert desk.join().subscribe("*1*")[0]["type"] == "subscribed"
+
+
+def test_no_command_takes_long_however_many_symbols_there_are() -> None:
+    """On 100,000 symbols, what is not refused is done in well under a tenth of a second."""
+    desk = Desk(*(f"binance-spot:S{i}" for i in range(100_000)), capacity=131_072)
+    client = desk.join()
+    longest = 0.0
+    for i in range(40):
+        desk.now += 2 * SECOND
+        patterns = [f"*{i}?{k}" for k in range(i % 32 + 1)]
+        for command in ({"op": "subscribe"}, {"op": "unsubscribe"}):
+            began = time.process_time()
+            client.say(**command, symbols=patterns)
+            longest = max(longest, time.process_time() - began)
+    assert longest < 0.2
 
 
 def test_a_clock_that_is_set_back_neither_grants_nor_takes_messages() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from io import StringIO
 from typing import Any
 
@@ -15,10 +16,10 @@ from rich.console import Console
 
 from tests.test_client import Peer, serving
 from tests.test_dialogue import update as update_message
-from ticker.client import Complaint, Connected, Feed, Lost, Quote, Rejected, Update
+from ticker.client import Complaint, Connected, Feed, Lost, Notice, Quote, Rejected, ShuttingDown, Update
 from ticker.errors import Close
 from ticker.mirror import AS_OF
-from ticker.tail import FIELDS, MOVE_S, Board, Teller, age, decimals, line, tail
+from ticker.tail import FIELDS, MOVE_S, Board, Teller, age, decimals, line, narrower, tail, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +43,21 @@ class Terminal(StringIO):
 
 def test_a_line_is_the_whole_item_as_merged_with_the_ticks_since_the_line_before() -> None:
     item = orjson.loads(line(told(bid=1.5, trades=3, n=4)))
-    assert item == {**dict.fromkeys(FIELDS), "symbol": "A", "seq": 7, "n": 4, "ts": 0, "bid": 1.5, "trades": 3}
+    assert item == {
+        **dict.fromkeys(FIELDS),
+        "symbol": "A",
+        "seq": 7,
+        "count": 9,
+        "n": 4,
+        "ts": 0,
+        "bid": 1.5,
+        "trades": 3,
+    }
 
 
 def test_a_line_has_only_the_fields_that_were_asked_for_and_what_was_traded() -> None:
     text = line(told(bid=1.5, last=2.0, hi=3.0, lo=1.0, vol=0.3, n=None), ["last", "bid"])
-    assert text == '{"symbol":"A","seq":7,"n":null,"ts":0,"last":2.0,"bid":1.5,"hi":3.0,"lo":1.0,"vol":0.3}\n'
+    assert text == '{"symbol":"A","seq":7,"count":9,"n":null,"ts":0,"last":2.0,"bid":1.5,"hi":3.0,"lo":1.0,"vol":0.3}\n'
 
 
 @given(st.builds(told, bid=st.floats(allow_nan=False, allow_infinity=False), vol=st.none() | st.floats(0, 1e9)))
@@ -63,10 +73,13 @@ def test_a_number_comes_out_of_a_line_as_it_went_in(update: Update) -> None:
 # -- the table -----------------------------------------------------------------------------------------------------
 
 
-def screen(board: Board, now_s: float = 0.0, lines: int = 30) -> list[str]:
-    console = Console(width=110, file=StringIO(), record=True, color_system=None)
-    console.print(board.render(now_s, lines))
-    return [text.replace("\N{NO-BREAK SPACE}", " ").strip() for text in console.export_text().splitlines()]
+def screen(board: Board, now_s: float = 0.0, lines: int = 30, width: int = 110, *, styles: bool = False) -> list[str]:
+    console = Console(
+        width=width, height=lines, file=StringIO(), record=True, color_system="standard" if styles else None
+    )
+    console.print(board.render(console, now_s))
+    text = console.export_text(styles=styles)
+    return [line.replace("\N{NO-BREAK SPACE}", " ").strip() for line in text.splitlines()]
 
 
 def row(board: Board, symbol: str = "A", now_s: float = 0.0) -> list[str]:
@@ -134,11 +147,95 @@ def test_columns_of_fields_that_were_not_asked_for_are_left_out() -> None:
 def test_the_first_line_tells_of_the_connection_and_the_feeds() -> None:
     board = Board(["A"])
     assert screen(board)[0] == "connecting"
-    board.state = Connected("live", "k-1")
+    board.tell(Connected("live", "k-1"))
     board.feeds = {"sim": Feed("sim", "live", 3), "kafka": Feed("kafka", "stale", 12_000)}
     assert screen(board)[0] == "connected, live   feed sim: live   feed kafka: stale for 12s"
-    board.state = Lost("the connection was cut", 0.8)
-    assert screen(board)[0].startswith("not connected: the connection was cut; retrying in 0.8 s")
+
+
+def test_while_not_connected_no_feed_is_said_to_be_live_and_prices_are_dim() -> None:
+    dimmed, board = re.compile(r"\x1b\[2m *1\.5"), board_of(told(bid=1.5))
+    board.tell(Connected("live", "k-1"))
+    board.feeds = {"sim": Feed("sim", "live", 3)}
+    assert not [text for text in screen(board, styles=True) if dimmed.search(text)]
+    board.tell(Lost("the connection was cut", 0.8))
+    assert screen(board)[0] == "not connected: the connection was cut; trying again"
+    assert [text for text in screen(board, styles=True) if dimmed.search(text)]
+
+
+def test_what_nothing_has_come_for_is_told_until_something_does() -> None:
+    board = board_of(symbols=("A", "P*", "Q"))
+    board.tell(Connected("live", "k-1"))
+    board.wait_for(["A", "P*", "Q"])
+    assert screen(board)[0] == "connected, live   nothing yet for 'A', 'P*', 'Q'"
+    board.take(told("P1"), 0.0)
+    board.take(told("A"), 0.0)
+    assert screen(board)[0] == "connected, live   nothing yet for 'Q'"
+    board.tell(Rejected("Q", "unknown_symbol"))
+    assert screen(board)[0] == "connected, live"
+
+
+def test_quotes_that_have_gone_are_shown_no_more() -> None:
+    board = board_of(told("A", bid=1.5), told("B", bid=2.5), told("P1"), told("P2"), symbols=("A", "B", "P*"))
+    board.keep({"B", "P2"})
+    assert row(board) == ["A"] + ["-"] * 8
+    assert row(board, "B")[1] == "2.5"
+    assert [text.split()[0] for text in screen(board)[4:] if text] == ["A", "B", "P2"]
+
+
+def test_of_many_names_that_are_waited_for_some_are_named() -> None:
+    assert waiting(["A", "B", "C", "D", "E"]) == "nothing yet for 'A', 'B', 'C' and 2 more"
+
+
+# -- narrow windows ------------------------------------------------------------------------------------------------
+
+QUOTED: dict[str, Any] = {"bid": 61685.99, "bid_size": 1.2, "ask": 61686.01, "ask_size": 0.4}
+FULL = QUOTED | {"last": 61687.02, "change_pct": -1.5, "volume": 1234.5}
+WORDS = {"binance-spot:BTCUSDT", "61,685.99", "1.2", "61,686.01", "0.4", "61,687.02", "-1.50%", "1,234.5", "0.0s"}
+
+
+@pytest.mark.parametrize("width", range(10, 120))
+def test_no_number_and_no_symbol_is_ever_cut(width: int) -> None:
+    board = board_of(told("binance-spot:BTCUSDT", **FULL), symbols=())
+    board.tell(Connected("live", "k-1"))
+    shown = screen(board, width=width)
+    assert all(len(text) <= width for text in shown)
+    needed = re.match(r"needs (\d+) columns,? ?", " ".join(shown))
+    if needed:
+        assert int(needed[1]) > width
+        assert "binance" in " ".join(screen(board, width=int(needed[1])))
+    else:
+        cells = set(" ".join(shown[1:]).split()) - {"symbol", "bid", "size", "ask", "last", "change", "volume", "age"}
+        assert (
+            {"binance-spot:BTCUSDT", "61,685.99", "61,686.01"} <= {cell for cell in cells if "─" not in cell} <= WORDS
+        )
+
+
+def test_a_narrow_window_goes_without_age_then_volume_then_change_then_sizes_then_last() -> None:
+    board = board_of(told(**FULL))
+    fewest = next(width for width in range(25, 110) if len(screen(board, width=width)) > 1)
+    assert screen(board, width=fewest - 1) == [f"needs {fewest} columns, has {fewest - 1}"]
+    headings = {" ".join(screen(board, width=width)[2].split()): None for width in range(110, fewest - 1, -1)}
+    assert list(headings) == [
+        "symbol bid size ask size last change volume age",
+        "symbol bid size ask size last change volume",
+        "symbol bid size ask size last change",
+        "symbol bid size ask size last",
+        "symbol bid ask last",
+        "symbol bid ask",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "fewest"),
+    [
+        (["last", "age"], ["last"]),
+        (["volume", "age"], ["volume"]),
+        (["bid", "last", "age"], ["bid"]),
+        (["age"], ["age"]),
+    ],
+)
+def test_a_value_is_always_among_the_columns(columns: list[str], fewest: list[str]) -> None:
+    assert list(narrower(columns))[-1] == fewest
 
 
 @pytest.mark.parametrize(
@@ -159,25 +256,53 @@ def test_age(seconds: float, text: str) -> None:
 # -- what is told on stderr ----------------------------------------------------------------------------------------
 
 
-def test_an_outage_is_told_once_and_its_end_too() -> None:
+def lines_told(*notices: Notice) -> list[str]:
     err = StringIO()
-    teller = Teller(err=err)
-    for notice in (Connected("live", "e"), Lost("cut", 0.5), Lost("no route", 1.0), Connected("live", "e")):
+    teller = Teller(["A"], err=err)
+    for notice in notices:
         teller.tell(notice)
-    assert err.getvalue().splitlines() == [
-        "ticker: not connected: cut; retrying in 0.5 s",
-        "ticker: connected, live",
+    return [text.removeprefix("ticker: ") for text in err.getvalue().splitlines()]
+
+
+def test_an_outage_is_told_once_and_its_end_too() -> None:
+    assert lines_told(Connected("live", "e"), Lost("cut", 0.5), Lost("no route", 1.0), Connected("live", "e")) == [
+        "not connected: cut; retrying in 0.5 s",
+        "connected, live",
     ]
+
+
+def test_a_long_outage_is_told_again_now_and_then() -> None:
+    told = lines_told(*(Lost(f"try {i}", 25.0) for i in range(8)))
+    assert [text.split(";")[0] for text in told] == [f"not connected: try {i}" for i in (0, 3, 6)]
+
+
+def test_a_shutdown_says_all_that_the_end_of_its_connection_would() -> None:
+    assert lines_told(ShuttingDown(1.5), Lost("the server is shutting down", 1.2), Connected("live", "e")) == [
+        "the server is shutting down; reconnecting in 1.5 s",
+        "connected, live",
+    ]
+    assert len(lines_told(ShuttingDown(1.5), Lost("down", 1.2), Connected("live", "e"), Lost("cut", 1.0))) == 3
 
 
 def test_beside_a_table_only_what_it_does_not_show_is_told() -> None:
     err, board = StringIO(), Board(["A", "B"])
-    teller = Teller(board, err)
+    teller = Teller(["A", "B"], board, err)
     for notice in (Lost("cut", 0.5), Feed("sim", "live"), Rejected("B", "unknown_symbol"), Complaint("a", "b")):
         teller.tell(notice)
-    assert err.getvalue().splitlines() == ["ticker: B: unknown_symbol", "ticker: a: b"]
-    assert isinstance(board.state, Lost)
+    assert err.getvalue().splitlines() == ["ticker: 'B' is not served: unknown_symbol", "ticker: a: b"]
+    assert screen(board)[0] == "not connected: cut; trying again"
     assert not [text for text in screen(board) if text.startswith("B")]
+
+
+def test_none_are_served_once_every_name_was_rejected_not_where_a_pattern_is_served_in_part() -> None:
+    calls: list[bool] = []
+    teller = Teller(["A", "B", "P*"], err=StringIO())
+    teller.on_none_served = lambda: calls.append(teller.none_served)
+    for symbol, count in (("A", None), ("P*", 7), ("A", None), ("B", None)):
+        teller.tell(Rejected(symbol, "limit_symbols", count))
+    assert not calls
+    teller.tell(Rejected("P*", "invalid_symbol"))
+    assert calls == [True]
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------
@@ -195,8 +320,8 @@ async def test_a_pipe_is_given_a_line_for_each_update() -> None:
     async with serving(done) as server:
         assert await tail(server.url, ["A"], fields=["bid"], out=out) == 0
     assert out.getvalue().splitlines() == [
-        '{"symbol":"A","seq":5,"n":null,"ts":5,"bid":5.0}',
-        '{"symbol":"A","seq":8,"n":3,"ts":8,"bid":8.0}',
+        '{"symbol":"A","seq":5,"count":5,"n":null,"ts":5,"bid":5.0}',
+        '{"symbol":"A","seq":8,"count":8,"n":3,"ts":8,"bid":8.0}',
     ]
 
 
@@ -230,7 +355,50 @@ async def test_a_rejected_symbol_is_told_on_stderr() -> None:
     err = StringIO()
     async with serving(rejecting) as server:
         assert await tail(server.url, ["A", "no good"], out=StringIO(), err=err) == 0
-    assert err.getvalue() == "ticker: no good: invalid_symbol\n"
+    assert err.getvalue() == "ticker: 'no good' is not served: invalid_symbol\n"
+
+
+@pytest.mark.parametrize("out", [StringIO, Terminal])
+@pytest.mark.parametrize("symbols", [[""], ["a b", "NOPE"]])
+async def test_where_nothing_that_was_asked_for_is_served_it_ends_with_1(
+    symbols: list[str], out: type[StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rejecting(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.answer(symbols)
+
+    monkeypatch.setenv("COLUMNS", "110")
+    err = StringIO()
+    async with serving(rejecting) as server:
+        assert await tail(server.url, symbols, out=out(), err=err) == 1
+    assert err.getvalue().splitlines() == [
+        *(f"ticker: {symbol!r} is not served: invalid_symbol" for symbol in symbols),
+        "ticker: the server serves none of what was asked for",
+    ]
+
+
+async def test_it_ends_with_1_also_where_the_server_comes_back_without_what_was_asked_for() -> None:
+    async def leaving(peer: Peer) -> None:
+        await peer.settle(A=5)
+        await peer.cut()
+
+    async def rejecting(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.answer(["A"])
+
+    async with serving(leaving, rejecting) as server:
+        assert await tail(server.url, ["A"], out=StringIO(), err=StringIO()) == 1
+
+
+async def test_what_nothing_has_come_for_is_waited_for_and_told_once() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.settle(A=5)
+        await peer.end(Close.DONE)
+
+    err = StringIO()
+    async with serving(script) as server:
+        assert await tail(server.url, ["A", "A*", "B", "P*"], out=StringIO(), err=err) == 0
+    assert err.getvalue() == "ticker: nothing yet for 'B', 'P*'\n"
 
 
 async def test_a_final_refusal_is_one_line_and_1() -> None:

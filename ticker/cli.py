@@ -249,7 +249,8 @@ class Server(uvicorn.Server):
 
     def _cut_off(self) -> None:
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            if connection.transport.get_write_buffer_size():
+                connection.transport.abort()
 
 
 class _Quiet(logging.Filter):

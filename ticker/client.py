@@ -2,7 +2,7 @@
 
     async with ticker.client.connect("ws://localhost:8000", ["BTCUSDT", "ETH*"]) as stream:
         async for update in stream:
-            print(update.symbol, update.quote.bid, update.n)
+            print(update.symbol, update.quote.bid, update.n)  # n: ticks since this symbol's update before
 
 The stream always reads what the server sends, so `stream.quotes` is current however slow the loop is. What has changed
 since the loop last asked is conflated, symbol by symbol, as the server does it: memory is bounded by the symbols
@@ -197,7 +197,7 @@ class Stream:
 
     @property
     def feeds(self) -> Mapping[str, Feed]:
-        """The feeds behind the server, as of its last heartbeat."""
+        """The feeds behind the server, as of its last heartbeat; none before the first of a connection, or without one."""
         return MappingProxyType(self._dialogue.feeds)
 
     async def __aenter__(self) -> Self:

@@ -58,7 +58,9 @@ class Rejected:
     count: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.symbol}: {self.code}" + (f", {self.count} left out" if self.count else "")
+        if self.count is None:
+            return f"{self.symbol!r} is not served: {self.code}"
+        return f"{self.symbol!r} is served in part: {self.code}, {self.count} left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Dialogue:
         self.pending: set[str] = set()
         #: Names and patterns that were refused, or served in part, and the code that says why.
         self.rejected: dict[str, str] = {}
+        #: As of the newest heartbeat; none while not connected, when nobody knows.
         self.feeds: dict[str, Feed] = {}
         self.welcomed = False
         self.heartbeat_s = HEARTBEAT_S
@@ -196,6 +199,7 @@ class Dialogue:
             self.mirror.broken.update(self._counted)
             self.mirror.epoch = self._epoch
         self.welcomed = False
+        self.feeds = {}
 
     def subscribe(self, symbols: Iterable[str]) -> list[Message]:
         """Watch `symbols` too, now and after every reconnect. Returns what to send: nothing before `welcome`."""
@@ -248,7 +252,8 @@ class Dialogue:
                 reaction.leave_s = message["reconnect_after_ms"] / 1000
             case "error":
                 self._refused(message, reaction)
-        if self.settled:
+        if self.settled and self._epoch != self.mirror.epoch:
+            reaction.gone += self._outdated()
             self._epoch = self.mirror.epoch
         return reaction
 
@@ -364,6 +369,14 @@ class Dialogue:
         ]
         self.mirror.drop(gone)
         self._counted.difference_update(gone)
+        return gone
+
+    def _outdated(self) -> list[str]:
+        """Drop what is held of another log, where this connection's server has nothing to put in its place."""
+        if set((self._epoch or "").split("+")) & set((self.mirror.epoch or "").split("+")):
+            return []  # a feed's log is still the same: it may have to catch up first
+        gone = [symbol for symbol in self.mirror.items if symbol not in self._counted]
+        self.mirror.drop(gone)
         return gone
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from typing import Final
@@ -47,6 +47,19 @@ class Directory:
         """The row of `name`, or None where it is not in."""
         row = self._table.symbols.find(name)
         return row if row is not None and row < self.known else None
+
+    def trials(self, patterns: Collection[str]) -> int:
+        """How many trials it takes at most to find what each of `patterns`, distinct, matches, if that is done next."""
+        patterns = [pattern for pattern in patterns if pattern != "*"]
+        if len(patterns) > PATTERNS_REMEMBERED:  # they push each other out
+            return len(patterns) * self.known
+        left = 0
+        for pattern in patterns:
+            found, tried = self._found.pop(pattern, (None, 0))
+            if found is not None:
+                self._found[pattern] = found, tried  # so that none of the others pushes it out
+            left += self.known - tried
+        return left
 
     def matching(self, pattern: str, start: int = 0) -> Sequence[int]:
         """The rows from `start` on whose names `pattern` matches, ascending."""

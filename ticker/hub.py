@@ -6,6 +6,7 @@ take it, the lanes ask the table which of its rows have changed since what it wa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from ticker.directory import Directory
 from ticker.errors import Close
 from ticker.lanes import Client, Lane, Member, Message, Outlet
 from ticker.paces import Pace
-from ticker.protocol import PROTOCOL, Command, Encoding, encode, items_head
+from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, items_head
 from ticker.quotes import Changes, QuoteTable
 from ticker.session import LaneKey, Outcome, Session
 from ticker.settings import Settings
@@ -37,6 +38,8 @@ class Hub:
         self._epochs = epochs
         self._closed = closed
         self.directory = Directory(table)
+        #: The intervals of all subscriptions, and how many clients have each.
+        self._granted: Counter[int] = Counter()
         self._joined = 0
         self._slots: tuple[dict[Client, None], ...] = tuple({} for _ in range(HEARTBEAT_SLOTS))
         #: The time, as of the last that was heard of it.
@@ -85,6 +88,7 @@ class Hub:
         if client in self.clients:
             del self.clients[client], self._slots[client.slot][client]
             self._waiting.pop(client, None)
+            self._grant(client, frozenset())
             for key, member in list(client.members.items()):
                 self._seat(key, member, gone=member.rows)
 
@@ -92,6 +96,8 @@ class Hub:
         """Carry out a client's message and answer it; returns how to end the connection, if that is due."""
         self._now = now
         outcome = client.session.receive(message, now)
+        if outcome.subscribed:
+            self._grant(client, client.session.intervals)
         self._carry_out(client, outcome, now)
         return outcome.close
 
@@ -104,6 +110,19 @@ class Hub:
         behind = {key: member for key, member in client.members.items() if member.behind is not None}
         rows = {key: member.lane.missed(member) for key, member in behind.items()}
         client.outlet.send(slow, *self._snapshot(client, rows, now))
+
+    def snapshot_of(self, client: Client, now: int) -> Message | None:
+        """One snapshot of all that `client` watches, for the caller to send; None where none of it has a value.
+
+        It holds that then: what it was skipped in before is made up for. What it is ahead of is left out.
+        """
+        seq, ahead = self.table.seq, client.ahead
+        rows = {
+            key: [row for row in member.rows if seq[row] >= ahead.get(row, 0)] for key, member in client.members.items()
+        }
+        for member in client.members.values():
+            member.behind = None
+        return next(iter(self._snapshot(client, rows, now)), None)
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
@@ -188,25 +207,27 @@ class Hub:
         """Seat the client where its session has it now; `was` maps rows to the lane that served each before."""
         gone: dict[LaneKey, list[int]] = {}
         new: dict[LaneKey, list[int]] = {}
+        rows, last, of_last = client.session.rows, None, list[int]()
         for row, old in was.items():
-            key = client.session.rows.get(row)
+            key = rows.get(row)
             if key != old:
                 if old is not None:
                     gone.setdefault(old, []).append(row)
-                if key is not None:
-                    new.setdefault(key, []).append(row)
-                else:
+                if key is None:
                     client.ahead.pop(row, None)
+                else:
+                    if key is not last:  # nearly always it is, and that is quicker than its hash
+                        last, of_last = key, new.setdefault(key, [])
+                    of_last.append(row)
         for key in gone | new:
             self._seat(key, self._member(client, key, now), gone.get(key, ()), new.get(key, ()))
 
     def _member(self, client: Client, key: LaneKey, now: int) -> Member:
         member = client.members.get(key)
         if member is None:
-            interval_ms = self._served(key.interval_ms)
-            pace = self.paces.get(interval_ms)
+            pace = self.paces.get(key.interval_ms)
             if pace is None:
-                pace = self.paces[interval_ms] = Pace(self.table, interval_ms, now)
+                pace = self.paces[key.interval_ms] = Pace(self.table, key.interval_ms, now)
             name = key.fields, client.outlet.encoding
             lane = pace.lanes.get(name)
             if lane is None:
@@ -217,13 +238,17 @@ class Hub:
     def _seat(self, key: LaneKey, member: Member, gone: Sequence[int] = (), new: Sequence[int] = ()) -> None:
         """Let `member` watch `new` and no longer `gone`. What it holds of `new` is not known: they are strays."""
         lane, pace = member.lane, member.lane.pace
+        if new:
+            pace.watch(np.asarray(new, np.int64))
+            member.strays.update(dict.fromkeys(new))
+        if not gone:
+            lane.grow(member, tuple(sorted(new)))
+            return
         pace.unwatch(np.asarray(gone, np.int64))
-        pace.watch(np.asarray(new, np.int64))
         left = set(gone)
-        kept = [row for row in member.rows if row not in left] if left else member.rows
-        rows = sorted([*kept, *new])
-        member.strays = {row: None for row in (*member.strays, *new) if row not in left}
-        lane.seat(member, tuple(rows))
+        rows = tuple(sorted([*(row for row in member.rows if row not in left), *new]))
+        member.strays = {row: None for row in member.strays if row not in left}
+        lane.seat(member, rows)
         if not rows:
             del member.client.members[key]
             if lane.empty:
@@ -263,10 +288,24 @@ class Hub:
             client.outlet.send(epoch, *self._snapshot(client, rows, now))
 
     def _served(self, interval_ms: int) -> int:
-        """The interval served to one who asks for `interval_ms`: that one, unless too many others are served."""
-        if interval_ms in self.paces or len(self.paces) < self.settings.intervals_max:
+        """The interval served to one who asks for `interval_ms`: that one, or the next slower where too many others are.
+
+        The slowest of all is always served and does not count, so that there is always a slower one.
+        """
+        others = len(self._granted) - (INTERVAL_MS_MAX in self._granted)
+        if interval_ms in self._granted or others < self.settings.intervals_max:
             return interval_ms
-        return min((held for held in self.paces if held >= interval_ms), default=max(self.paces))
+        return min((held for held in self._granted if held >= interval_ms), default=INTERVAL_MS_MAX)
+
+    def _grant(self, client: Client, intervals: frozenset[int]) -> None:
+        """Note that the subscriptions of `client` have `intervals` now, whether or not a symbol is served at each yet."""
+        for interval_ms in intervals - client.intervals:
+            self._granted[interval_ms] += 1
+        for interval_ms in client.intervals - intervals:
+            self._granted[interval_ms] -= 1
+            if not self._granted[interval_ms]:
+                del self._granted[interval_ms]
+        client.intervals = intervals
 
 
 def _by_lane(session: Session, rows: Iterable[int]) -> dict[LaneKey, list[int]]:

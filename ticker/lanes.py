@@ -1,6 +1,7 @@
 """Lanes: who is owed what of a round, and the shared bytes that they are sent. Pure: no socket, no clock, no task.
 
-A `Lane` is a pace, a field set and an encoding: a round encodes each changed row once. An `Audience` is all
+A `Lane` is a pace, a field set and an encoding: a round encodes each changed row once, as an update and, where one is
+owed, as a snapshot. An `Audience` is all
 members of a lane with the same rows: they share one message. A `Member` is one client on one lane. It is *in step* while
 its copy of every row is the last round's; only then may it be sent the shared update. One that is not is served for
 itself, until a round has brought it back in step:
@@ -55,7 +56,7 @@ class Outlet(Protocol):
 class Client:
     """A connected client, as the hub knows it."""
 
-    __slots__ = ("ahead", "blocked_since", "deadline", "members", "outlet", "session", "skipped", "slot")
+    __slots__ = ("ahead", "blocked_since", "deadline", "intervals", "members", "outlet", "session", "skipped", "slot")
 
     def __init__(self, session: Session, outlet: Outlet, slot: int) -> None:
         self.session = session
@@ -63,6 +64,8 @@ class Client:
         #: Which part of the heartbeat interval is its own.
         self.slot = slot
         self.members: dict[LaneKey, Member] = {}
+        #: Those of its subscriptions.
+        self.intervals: frozenset[int] = frozenset()
         #: Watched rows of which it holds a later seq than the table has reached.
         self.ahead: dict[int, int] = {}
         #: When the outlet last stopped taking messages; None while it takes them.
@@ -71,6 +74,11 @@ class Client:
         self.skipped = 0
         #: When waiting for what it is ahead of ends.
         self.deadline = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether it says that it holds something of the log that the table has not read, or not sent on, so far."""
+        return bool(self.ahead or self.session.awaited)
 
     def block(self, now: int) -> None:
         """Its outlet did not take a message."""
@@ -104,17 +112,24 @@ class Member:
 class Audience:
     """The members of a lane that watch the same rows, ascending."""
 
-    __slots__ = ("members", "pick", "rows", "size")
+    __slots__ = ("grown", "members", "pick", "rows", "size")
 
     def __init__(self, rows: tuple[int, ...]) -> None:
         self.rows = rows
         #: How many watch these rows; `members` are those of them that are in step.
         self.size = 0
         self.members: dict[Member, None] = {}
+        #: The rows that one of it gained last, and the audience it went to: the others are likely to follow.
+        self.grown: tuple[tuple[int, ...], Audience] | None = None
         #: From a lane's items by row, those of this audience.
         self.pick: Callable[[list[bytes]], Iterable[bytes]] = (
             itemgetter(*rows) if len(rows) > 1 else lambda items: [items[row] for row in rows]
         )
+
+
+#: What an odd member of an audience with certain strays is sent of the running round: messages, the rows that it is sent
+#: whole, and the strays that it has then.
+Alike = dict[tuple[Audience, tuple[int, ...]], tuple[list[Message], frozenset[int], tuple[int, ...]]]
 
 
 class Lane:
@@ -132,6 +147,8 @@ class Lane:
         self._pairs = 0
         #: The update item of each row that changed in the running round; nothing elsewhere.
         self._items: list[bytes] = []
+        #: The snapshot item of each row that one was needed of in the running round.
+        self._wholes: dict[int, bytes] = {}
 
     # -- membership ------------------------------------------------------------------------------------------------
 
@@ -141,12 +158,32 @@ class Lane:
             self._unseat(member, member.audience)
         if not rows:
             return
+        self._join(member, self._audience(rows))
+
+    def grow(self, member: Member, new: tuple[int, ...]) -> None:
+        """Let `member` watch `new`, ascending, as well: at little cost after another that watched and gained the same."""
+        old = member.audience
+        if old is None:
+            self._join(member, self._audience(new))
+            return
+        # An audience that the last has left serves no more.
+        if old.grown is None or old.grown[0] != new or not old.grown[1].size:
+            rows = old.rows + new if new[0] > old.rows[-1] else tuple(sorted(old.rows + new))
+            old.grown = new, self._audience(rows)
+        audience = old.grown[1]
+        self._unseat(member, old)
+        self._join(member, audience)
+
+    def _audience(self, rows: tuple[int, ...]) -> Audience:
         audience = self._audiences.get(rows)
         if audience is None:
             audience = self._audiences[rows] = Audience(rows)
             self._pairs += len(rows)
             for row in rows:
                 self._watching.setdefault(row, set()).add(audience)
+        return audience
+
+    def _join(self, member: Member, audience: Audience) -> None:
         audience.size += 1
         member.audience = audience
         self.settle(member)
@@ -157,6 +194,7 @@ class Lane:
         audience.members.pop(member, None)
         audience.size -= 1
         if not audience.size:
+            audience.grown = None
             del self._audiences[audience.rows]
             self._pairs -= len(audience.rows)
             for row in audience.rows:
@@ -205,8 +243,10 @@ class Lane:
             self.fall_behind(member, round.ts)
         if odd:
             changed = dict(zip(rows, items, strict=True))
+            alike: Alike = {}
             for member in odd:
-                self._send_odd(member, changed, head, round)
+                self._send_odd(member, changed, head, round, alike)
+            self._wholes.clear()
 
     def _greet(self, born: Iterable[int]) -> None:
         """Nobody holds anything of rows that have their first value in this round: who watches one is not in step."""
@@ -268,35 +308,62 @@ class Lane:
                     if not member.offer(message):
                         late.append(member)
 
-    def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, round: Round) -> None:
-        """Send a round to a member that is not in step: what it cannot chain to goes as a snapshot."""
-        if len(member.rows) <= len(changed):
-            touched = [row for row in member.rows if row in changed]
-        else:
-            touched = [row for row in changed if member.audience in self._watching[row]]
-        if not touched:
-            return
+    def _send_odd(self, member: Member, changed: Mapping[int, bytes], head: bytes, round: Round, alike: Alike) -> None:
+        """Send a round to a member that is not in step: what it cannot chain to goes as a snapshot.
+
+        `alike` is what the members before it were sent, for those of an audience that have the same strays.
+        """
+        assert member.audience is not None
+        ahead = member.client.ahead
         if member.behind is not None:
-            member.client.skipped += 1
+            if self._touched(member.audience, changed):
+                member.client.skipped += 1
             return
-        updates, whole = [], []
-        for row in touched:
-            if row in member.client.ahead:
-                if self.pace.table.seq[row] >= member.client.ahead[row]:
+        like = None if ahead else (member.audience, tuple(member.strays))
+        owed = alike.get(like) if like else None
+        if owed is None:
+            updates, whole = [], []
+            for row in self._touched(member.audience, changed):
+                if row in ahead:
+                    if self.pace.table.seq[row] >= ahead[row]:
+                        whole.append(row)
+                elif row in member.strays or row in round.born:
                     whole.append(row)
-            elif row in member.strays or row in round.born:
-                whole.append(row)
-            else:
-                updates.append(changed[row])
-        messages: list[Message] = []
-        if updates:
-            messages.append(self.encoding.join(head, updates))
-        if whole:
-            messages.append(self.encoding.join(items_head("snapshot", round.ts), self._snapshot(whole)))
+                else:
+                    updates.append(changed[row])
+            messages: list[Message] = []
+            if updates:
+                messages.append(self.encoding.join(head, updates))
+            if whole:
+                messages.append(self.encoding.join(items_head("snapshot", round.ts), self._whole_items(whole)))
+            held = frozenset(whole)
+            owed = messages, held, tuple(row for row in member.strays if row not in held)
+            if like:
+                alike[like] = owed
+        messages, held, strays = owed
         if messages and not member.offer(*messages):
             self.fall_behind(member, round.ts)
-        else:
-            self.hold(member, whole)
+            return
+        # What was sent is as of this round: it is in step with it.
+        member.strays = dict.fromkeys(strays)
+        if ahead:
+            for row in held:
+                ahead.pop(row, None)
+        self.settle(member)
+
+    def _touched(self, audience: Audience, changed: Mapping[int, bytes]) -> list[int]:
+        """The rows of `audience` that changed."""
+        if len(audience.rows) <= len(changed):
+            return [row for row in audience.rows if row in changed]
+        return [row for row in changed if audience in self._watching[row]]
+
+    def _whole_items(self, rows: list[int]) -> list[bytes]:
+        """Snapshot items of `rows` as of the running round, each encoded once."""
+        wholes = self._wholes
+        new = [row for row in rows if row not in wholes]
+        if new:
+            wholes.update(zip(new, self._snapshot(new), strict=True))
+        return [wholes[row] for row in rows]
 
     def fall_behind(self, member: Member, ts: int) -> None:
         """The running round did not reach `member`."""
@@ -308,10 +375,17 @@ class Lane:
     # -- between rounds --------------------------------------------------------------------------------------------
 
     def missed(self, member: Member) -> list[int]:
-        """The rows that moved in the rounds that `member` was skipped in; the caller sends them, and it is behind no more."""
+        """The rows that have changed since the last round that `member` was not skipped in, be it after the last round.
+
+        The caller sends them: its copy is the table's then, but for what it is ahead of, and it is behind no more.
+        """
         assert member.behind is not None
-        moved, table, ahead = self.pace.moved, self.pace.table, member.client.ahead
-        rows = [row for row in member.rows if moved[row] > member.behind and table.seq[row] >= ahead.get(row, 0)]
+        moved, dirty, table, ahead = self.pace.moved, self.pace.dirty, self.pace.table, member.client.ahead
+        rows = [
+            row
+            for row in member.rows
+            if (moved[row] > member.behind or dirty[row]) and table.seq[row] >= ahead.get(row, 0)
+        ]
         member.behind = None
         return rows
 

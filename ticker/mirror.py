@@ -90,7 +90,8 @@ class Mirror:
 class Quote(msgspec.Struct, frozen=True, kw_only=True, gc=False, repr_omit_defaults=True):
     """An item, typed: the state of `symbol` at `seq`. A field is None where it has no value or was not subscribed.
 
-    `n` is the server's count of the symbol's ticks since the server started; times are microseconds since the Unix
+    `n` is the server's count of the symbol's ticks since that server started, so on one connection it grows by each
+    `Update.n`, and after a reconnect to another server it may be less; times are microseconds since the Unix
     epoch, UTC.
     """
 
@@ -142,7 +143,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     quote: Quote
     #: The fields that moved, with their new values.
     change: Mapping[str, Any]
-    #: The ticks folded in; None where no one knows: at the first of a connection, unless it was resumed.
+    #: The ticks folded in; None where no one knows: at the first of a connection, unless it was resumed. The server's
+    #: count of the symbol's ticks is `quote.n`, always known.
     n: int | None
     #: Highest and lowest price and the volume of its trades, where there were any and `last` was subscribed. Those of
     #: rounds that the server skipped (`whole`) are not among them.

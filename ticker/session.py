@@ -20,10 +20,10 @@ from ticker.quotes import QuoteTable
 from ticker.settings import Settings
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
-# What a command costs, in tokens: one, one more for each so many names, and for each pattern one and one more for each
-# so many symbols that it may have to be tried on.
+# What a command costs, in tokens: one, one more for each so many names, one for each pattern, and one for each so many
+# trials of a pattern on a symbol.
 NAMES_A_TOKEN: Final = 100
-TRIALS_A_TOKEN: Final = 10_000
+TRIALS_A_TOKEN: Final = 1000
 
 
 class LaneKey(NamedTuple):
@@ -59,6 +59,8 @@ class Outcome:
     ahead: dict[int, int] = field(default_factory=dict)
     #: Whether the client has just told of a seq that the table has not reached.
     waits: bool = False
+    #: Whether its subscriptions may be others than before.
+    subscribed: bool = False
     #: The id that the snapshot carries; there is one then, be it empty.
     id: Id = None
     close: Close | None = None
@@ -76,10 +78,9 @@ class Bucket:
         self.at = now
 
     def take(self, count: float, now: int) -> bool:
-        """Take `count` tokens, at most a full bucket of them; False, and nothing taken, where they are not there."""
+        """Take `count` tokens; False, and nothing taken, where they are not there."""
         self.tokens = min(self.size, self.tokens + max(0, now - self.at) * self.rate / 1e6)
         self.at = now
-        count = min(count, self.size)
         if self.tokens < count:
             return False
         self.tokens -= count
@@ -142,6 +143,11 @@ class Session:
         """Whether a symbol that appears may concern this client."""
         return bool(self._patterns or self._pending)
 
+    @property
+    def intervals(self) -> frozenset[int]:
+        """The intervals of all subscriptions."""
+        return frozenset(key.interval_ms for held in (self._exact, self._patterns) for key in held.values())
+
     def receive(self, message: str | bytes | Command, now: int) -> Outcome:
         """Carry out one message of the client, or a command made of it. Never raises for anything a client can send."""
         self.heard = True
@@ -193,15 +199,30 @@ class Session:
     # -- commands --------------------------------------------------------------------------------------------------
 
     def _admit(self, command: Command, now: int) -> None:
-        """Let `command` pay for the work that it is."""
+        """Let `command` pay for the work that it is.
+
+        One, one more for each hundred names and seqs in it, one for each pattern, and one for each thousand trials of a
+        pattern on a symbol: on each watched symbol and, by `subscribe`, on each one that there is, but for those that
+        the directory remembers; of each seq of `since`, by each pattern that the client then holds. What is dearer than
+        a full bucket can never be paid, and is refused; so that a client at its limits gets what it may have, a
+        command with at most one pattern, and as many names and seqs as a client may watch symbols, costs no more than
+        a full bucket.
+        """
         names: tuple[str, ...] = getattr(command, "symbols", ())
         since = getattr(command, "since", None) or ()
-        patterns = sum(map(self._is_pattern, names))
-        cost = 1 + (len(names) + len(since)) // NAMES_A_TOKEN + patterns * (1 + self._directory.known // TRIALS_A_TOKEN)
+        patterns = [name for name in names if self._is_pattern(name)]
+        trials = len(patterns) * len(self.rows)
+        if isinstance(command, Subscribe):
+            trials += self._directory.trials(patterns)
+            trials += len(since) * (len(self._patterns) + len(patterns))
+        cost = 1 + (len(names) + len(since)) // NAMES_A_TOKEN + len(patterns) + trials // TRIALS_A_TOKEN
+        if len(patterns) <= 1 and max(len(names), len(since)) <= self._settings.symbols_max:
+            cost = min(cost, int(self._inbound.size))
         if not self._inbound.take(cost, now):
             rate = self._settings.messages_per_s_max
             was = "more" if cost == 1 else f"more: this one counts as {cost}"
-            raise RequestError(Code.RATE_LIMITED, f"expected at most {rate} messages a second, was {was}")
+            never = f", never more than {self._inbound.size:g}" if cost > self._inbound.size else ""
+            raise RequestError(Code.RATE_LIMITED, f"expected at most {rate} messages a second{never}, was {was}")
 
     def _ending(self, code: Code, now: int) -> Close | None:
         if code is Code.RATE_LIMITED and not self._refusals.take(1, now):
@@ -214,6 +235,7 @@ class Session:
         asked = self._settings.interval_ms if command.interval_ms is None else command.interval_ms
         key = LaneKey(self._pace(asked), command.fields)
         self._check_lanes(key, set(command.symbols))
+        outcome.subscribed = True
         accepted: list[str] = []
         patterns: list[str] = []
         rejected: list[dict[str, Any]] = []
@@ -244,17 +266,20 @@ class Session:
         )
 
     def _unsubscribe(self, command: Unsubscribe, outcome: Outcome) -> None:
+        outcome.subscribed = True
         removed: list[str] = []
         rejected: list[dict[str, Any]] = []
+        rows: Rows = {}
         for name in command.symbols:
             if name in self._exact:
-                self._drop_exact(name, outcome)
+                rows |= self._drop_exact(name)
             elif name in self._patterns:
-                self._drop_pattern(name, outcome)
+                rows |= self._drop_pattern(name)
             else:
                 rejected.append({"symbol": name, "code": Code.UNKNOWN_SYMBOL})
                 continue
             removed.append(name)
+        self._serve_anew(rows, outcome)  # once, however many subscriptions to a row have gone
         if removed:
             self._told.clear()  # there is room again, and a new excess is news
             for name in [name for name in self.awaited if self._winner(name) is None]:
@@ -314,7 +339,7 @@ class Session:
 
     def _add_exact(self, name: str, key: LaneKey, outcome: Outcome) -> None:
         if name in self._patterns:  # it was one until a symbol of that very name appeared
-            self._drop_pattern(name, outcome)
+            self._serve_anew(self._drop_pattern(name), outcome)
         row = self._directory.find(name)
         if row is None:
             self._exact[name] = key
@@ -323,12 +348,12 @@ class Session:
             self._exact[self._symbols.names[row]] = key  # the string that all clients share
             self._serve(row, key, outcome)
 
-    def _drop_exact(self, name: str, outcome: Outcome) -> None:
+    def _drop_exact(self, name: str) -> Rows:
+        """Forget a subscription; returns the rows that it may have served."""
         del self._exact[name]
         self._pending.pop(name, None)
         row = self._directory.find(name)
-        if row is not None:
-            self._serve_anew(row, outcome)
+        return {} if row is None else {row: None}
 
     def _add_pattern(self, pattern: str, key: LaneKey, outcome: Outcome) -> int:
         """Serve what `pattern` matches, as the newest; returns how many symbols are over the limit."""
@@ -347,24 +372,26 @@ class Session:
             self._told[pattern] = None
         return excess
 
-    def _drop_pattern(self, pattern: str, outcome: Outcome) -> None:
+    def _drop_pattern(self, pattern: str) -> Rows:
+        """Forget a subscription; returns the rows that it may have served."""
         key = self._patterns.pop(pattern)
         match, names = matcher(pattern), self._symbols.names
-        for row in [row for row, lane in self.rows.items() if lane == key and match(names[row])]:
-            self._serve_anew(row, outcome)
+        return {row: None for row, lane in self.rows.items() if lane == key and match(names[row])}
 
     def _fill(self, rows: Iterable[int], key: LaneKey, outcome: Outcome, count: int) -> int:
         """Serve those of `rows`, `count` rows not watched yet, that there is room for; returns how many are left."""
-        for row in islice(rows, max(0, self._room)):
-            self._serve(row, key, outcome)
-            count -= 1
-        return count
+        new = dict.fromkeys(islice(rows, max(0, self._room)))
+        outcome.was = new | outcome.was
+        self.rows.update(dict.fromkeys(new, key))
+        outcome.fresh.update(new)
+        return count - len(new)
 
-    def _serve_anew(self, row: int, outcome: Outcome) -> None:
-        """A subscription to `row` has gone: let another serve it, or none."""
-        key = self._winner(self._symbols.names[row])
-        if key != self.rows[row]:
-            self._serve(row, key, outcome)
+    def _serve_anew(self, rows: Rows, outcome: Outcome) -> None:
+        """Subscriptions to `rows` have gone: let others serve them, or none."""
+        for row in rows:
+            key = self._winner(self._symbols.names[row])
+            if key != self.rows[row]:
+                self._serve(row, key, outcome)
 
     def _serve(self, row: int, key: LaneKey | None, outcome: Outcome) -> None:
         """Let `key` serve `row` from now on, None for nobody, and owe the client its snapshot."""
