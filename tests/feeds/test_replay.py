@@ -90,6 +90,17 @@ async def test_recordings_are_merged_by_time_and_numbered_over_all(tmp_path: Pat
     assert ticks.seq.tolist() == list(range(1, 10))
 
 
+async def test_a_row_that_cannot_be_read_moves_no_clock(tmp_path: Path, clock: HandClock) -> None:
+    """Its time is as doubtful as the rest of it: neither the merge nor the pace goes by it."""
+    write_csv(tmp_path / "a.csv", [quote(T0, "A"), quote(T0 + 10**9, "A", bid="junk"), quote(T0 + 10, "A")])
+    write_csv(tmp_path / "b.csv", [quote(T0 + at, "B") for at in (5, 20)])
+    symbols = Symbols()
+    feed = open_feed(f"replay:{tmp_path}", symbols, clock=clock)
+    ticks = Ticks.concat(await collect(feed))
+    assert [symbols.names[row] for row in ticks.row] == list("ABAB")
+    assert clock.time < T0 + 10**8
+
+
 async def test_numbers_count_every_row_whatever_is_asked_for(tmp_path: Path) -> None:
     rows = [quote(T0 + at, "AB"[at % 2], bid="junk" if at == 3 else at) for at in range(10)]
     paths = [
@@ -150,6 +161,16 @@ async def test_each_pass_is_shifted_by_the_span_and_numbers_go_on(tmp_path: Path
     events = [NO_TIME if at is None else T0 + at + span * n for n in range(3) for at in (100, None, -40)]
     assert ticks.ts_event.tolist() == events
     assert set(ticks.since + np.zeros(1)) == {T0}
+
+
+async def test_a_loop_over_a_part_of_a_recording_numbers_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feeds.readers.CSV_BLOCK_BYTES", 1000)
+    path = write_csv(tmp_path / "x.csv", [quote(T0 + at * 10**6) for at in range(1000)])
+    feed = open_feed(f"replay:{path}?speed=max&loop=1&to={T0 + 10**6}", Symbols(), clock=HandClock())
+    ticks = Ticks.concat(await collect(feed, 3))[:3]
+    assert ticks.seq.tolist() == [1, 1001, 2001]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
