@@ -20,6 +20,7 @@ from ticker.quotes import FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CLIENT = (ROOT / "docs" / "client.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
@@ -38,8 +39,8 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("program", blocks(README, "python"), ids=lambda text: text.splitlines()[0])
-def test_a_program_of_the_readme_runs(program: str, server: Server) -> None:
+@pytest.mark.parametrize("program", blocks(README + CLIENT, "python"))
+def test_a_program_shown_runs(program: str, server: Server) -> None:
     here = program.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
     result = subprocess.run(
         [sys.executable, "-c", here], capture_output=True, text=True, timeout=30, env=environment(), check=False
