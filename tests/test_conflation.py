@@ -130,12 +130,15 @@ class Watcher:
     skipped: tuple[int, int] = (0, 0)
     #: Symbols that moved in those rounds, with the seq they moved to.
     missed: dict[str, int] = field(default_factory=dict)
+    #: The lanes of those rounds.
+    late: set[Lane] = field(default_factory=set)
     ids: int = 0
 
     def connect(self, replica: Replica, now: int) -> None:
         self.replica = replica
         self.outlet = FakeOutlet(self.encoding)
         self.exact, self.patterns, self.stalled, self.skipped, self.missed = {}, {}, False, (0, 0), {}
+        self.late = set()
         held = self.mirror.epoch
         self.client = replica.hub.join(self.outlet, now)
         (welcome,) = self.outlet.take()
@@ -179,7 +182,7 @@ class Watcher:
         command: Message = {"op": "subscribe", "id": self.ids, "symbols": names, "interval_ms": interval}
         if fields != FIELDS:
             command["fields"] = fields[::-1]
-        since = {s: item["seq"] for s, item in self.mirror.items.items() if self.holds[s] == fields} if resume else {}
+        since = {s: seq for s, seq in self.mirror.since().items() if self.holds[s] == fields} if resume else {}
         if since:
             command |= {"since": since, "epoch": self.held_epoch or self.replica.epoch}
         same_log = command.get("epoch") == self.replica.epoch
@@ -303,6 +306,7 @@ class Watcher:
             else:
                 least, most = least + bool(fresh), most + 1
                 self.missed |= {symbol: self.replica.seq[symbol] for symbol in symbols}
+                self.late.add(lane)
         self.skipped = least, most
 
     def take_items(self, message: Message, now: int) -> None:
@@ -369,7 +373,10 @@ class Watcher:
             assert not any(self.ahead(symbol) for symbol in self.watched), "waited long enough"
 
     def drain(self, now: int) -> None:
-        """6. It gets a `slow` notice with the rounds skipped and a snapshot of just the symbols that moved."""
+        """6. It gets a `slow` notice with the rounds skipped and a snapshot of just the symbols that moved.
+
+        Its copy of a lane that it is late with is the table's then: the symbols that have moved since its last round too.
+        """
         self.outlet.drain(self.replica.hub, self.client, now)
         messages = self.outlet.take()
         least, most = self.skipped
@@ -380,11 +387,14 @@ class Watcher:
             assert max(1, least) <= slow["skipped"] <= most
             sent = {item["symbol"] for snapshot in snapshots for item in snapshot["items"]}
             owed = {symbol for symbol, seq in self.missed.items() if seq > self.floor.get(symbol, 0)}
-            assert self.owed(owed) <= sent <= self.owed(self.missed)
+            late = {self.lane(symbol) for symbol in owed}
+            since = {s for s in self.watched if self.lane(s) in self.late and self.replica.ticked(self.lane(s)[0], s)}  # type: ignore[index]
+            due = {s for s in since if self.lane(s) in late and self.replica.seq[s] > self.floor.get(s, 0)}
+            assert self.owed(owed | due) <= sent <= self.owed(self.missed.keys() | since)
             self.take_snapshot(snapshots, sent, now)
         else:
             assert not least, "rounds were skipped in silence"
-        self.stalled, self.skipped, self.missed = False, (0, 0), {}
+        self.stalled, self.skipped, self.missed, self.late = False, (0, 0), {}, set()
 
 
 RECORD: Final = st.tuples(
@@ -494,13 +504,19 @@ class Conflation(RuleBasedStateMachine):
             self.wait()
 
     @rule(
-        data=st.data(), who=st.integers(0, 2), after=st.integers(0, 1), counts=st.lists(st.integers(1, 4), max_size=3)
+        data=st.data(),
+        who=st.integers(0, 2),
+        after=st.integers(0, 1),
+        counts=st.lists(st.integers(1, 4), max_size=3),
+        more=st.integers(0, 3),
     )
-    def slow_spell(self, data: st.DataObject, who: int, after: int, counts: list[int]) -> None:
-        """A client does not read for some rounds."""
+    def slow_spell(self, data: st.DataObject, who: int, after: int, counts: list[int], more: int) -> None:
+        """A client does not read for some rounds, and reads again amid the next."""
         self.stall(who, after)
         for count in counts:
             self.market(data, count, 0, QUIET_MS)
+        if more:
+            self.append(data, more, range(3))
         self.drain(who)
 
     @rule()

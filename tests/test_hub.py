@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.hubs import NOON, Desk, Message, Peer, quote, trade
-from ticker.errors import Close
+from tests.hubs import NOON, Desk, Message, Peer, quote, read, trade
+from ticker.errors import Close, Code
 from ticker.hub import HEARTBEAT_SLOTS
 from ticker.protocol import BARE, FRAMED, Encoding, Subscribe
 
@@ -209,6 +209,18 @@ def test_a_command_of_the_edge_is_carried_out_like_a_message() -> None:
     client = desk.join()
     assert desk.hub.receive(client.client, Subscribe(None, ("AA",)), desk.now) is None
     assert kinds(client.take()) == ["subscribed", "snapshot"]
+    assert client.client.failure is None
+
+
+def test_the_edge_can_tell_that_a_command_was_refused() -> None:
+    desk = desk_of("AA", lanes_max=1)
+    client = desk.join()
+    client.subscribe("AA")
+    assert desk.hub.receive(client.client, Subscribe(None, ("BB",), interval_ms=7), desk.now) is None
+    assert client.client.failure is not None
+    assert client.client.failure.code is Code.LIMIT_LANES
+    client.say(op="ping")
+    assert client.client.failure is None
 
 
 def test_the_edge_can_have_a_snapshot_of_all_that_a_client_watches() -> None:

@@ -14,7 +14,7 @@ from ticker import lanes
 from ticker.directory import Directory
 from ticker.errors import Close
 from ticker.lanes import Message
-from ticker.protocol import FRAMED
+from ticker.protocol import FRAMED, snapshot_items
 
 
 class Sink:
@@ -127,7 +127,7 @@ def test_clients_at_their_limit_do_not_feel_symbols_appear(monkeypatch: pytest.M
 
 def test_first_values_are_encoded_once_however_many_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    encode = lanes.snapshot_items
+    encode = snapshot_items
 
     def counted(names: Sequence[str], *columns: Any) -> list[bytes]:
         encoded.extend(names)

@@ -263,7 +263,7 @@ def test_a_client_at_its_limits_can_pay_for_what_it_may_have(seconds: int) -> No
     names = [f"{'S' * 60}{i:03}" for i in range(500)]
     desk = Desk(*names, messages_per_s_max=seconds)
     client = desk.join()
-    since = {name: 1 for name in names}
+    since = dict.fromkeys(names, 1)
     assert client.subscribe(*names, since=since, epoch="k-1")[0]["type"] == "subscribed"
     if seconds == 100:
         assert client.subscribe(*(f"*{i}" for i in range(32)))[0]["type"] == "subscribed"
@@ -272,18 +272,17 @@ def test_a_client_at_its_limits_can_pay_for_what_it_may_have(seconds: int) -> No
 
 
 def test_no_command_takes_long_however_many_symbols_there_are() -> None:
-    """On 100,000 symbols, what is not refused is done in well under a tenth of a second."""
+    """On 100,000 symbols, what is not refused is done in about a twentieth of a second."""
     desk = Desk(*(f"binance-spot:S{i}" for i in range(100_000)), capacity=131_072)
-    client = desk.join()
     longest = 0.0
-    for i in range(40):
-        desk.now += 2 * SECOND
-        patterns = [f"*{i}?{k}" for k in range(i % 32 + 1)]
-        for command in ({"op": "subscribe"}, {"op": "unsubscribe"}):
+    for count in (1, 2, 8, 32):
+        client = desk.join()
+        patterns = [f"*{count}?{i}" for i in range(count)]
+        for op in ("subscribe", "unsubscribe"):
             began = time.process_time()
-            client.say(**command, symbols=patterns)
+            client.say(op=op, symbols=patterns)
             longest = max(longest, time.process_time() - began)
-    assert longest < 0.2
+    assert longest < 0.15
 
 
 def test_a_clock_that_is_set_back_neither_grants_nor_takes_messages() -> None:

@@ -93,9 +93,13 @@ class Hub:
                 self._seat(key, member, gone=member.rows)
 
     def receive(self, client: Client, message: str | bytes | Command, now: int) -> Close | None:
-        """Carry out a client's message and answer it; returns how to end the connection, if that is due."""
+        """Carry out a client's message and answer it; returns how to end the connection, if that is due.
+
+        `Client.failure` says afterwards whether the command was refused as a whole, and why.
+        """
         self._now = now
         outcome = client.session.receive(message, now)
+        client.failure = outcome.failure
         if outcome.subscribed:
             self._grant(client, client.session.intervals)
         self._carry_out(client, outcome, now)

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from ticker.errors import Close
+from ticker.errors import Close, RequestError
 from ticker.paces import Pace, Round
 from ticker.protocol import Encoding, FieldSet, items_head, snapshot_items, update_items
 from ticker.session import LaneKey, Session
@@ -56,7 +56,18 @@ class Outlet(Protocol):
 class Client:
     """A connected client, as the hub knows it."""
 
-    __slots__ = ("ahead", "blocked_since", "deadline", "intervals", "members", "outlet", "session", "skipped", "slot")
+    __slots__ = (
+        "ahead",
+        "blocked_since",
+        "deadline",
+        "failure",
+        "intervals",
+        "members",
+        "outlet",
+        "session",
+        "skipped",
+        "slot",
+    )
 
     def __init__(self, session: Session, outlet: Outlet, slot: int) -> None:
         self.session = session
@@ -64,6 +75,8 @@ class Client:
         #: Which part of the heartbeat interval is its own.
         self.slot = slot
         self.members: dict[LaneKey, Member] = {}
+        #: Why its last command was refused as a whole; None where it was not.
+        self.failure: RequestError | None = None
         #: Those of its subscriptions.
         self.intervals: frozenset[int] = frozenset()
         #: Watched rows of which it holds a later seq than the table has reached.

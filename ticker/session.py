@@ -63,6 +63,8 @@ class Outcome:
     subscribed: bool = False
     #: The id that the snapshot carries; there is one then, be it empty.
     id: Id = None
+    #: Why the command was refused as a whole; None where it was not.
+    failure: RequestError | None = None
     close: Close | None = None
 
 
@@ -171,7 +173,7 @@ class Session:
         except RequestError as failure:  # before anything was done
             failure.id = tag if failure.id is None else failure.id
             close = self._ending(failure.code, now)
-            return Outcome([error(failure, fatal=close is not None)], close=close)
+            return Outcome([error(failure, fatal=close is not None)], failure=failure, close=close)
         return outcome
 
     def appeared(self, arrived: Mapping[str, int]) -> Outcome:
