@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
-from tests.hubs import NOON, Desk, quote
+from feeds.ticks import Symbols
+from tests.hubs import NOON, Desk, batch, quote
 from ticker.lanes import Lane
-from ticker.paces import Pace
+from ticker.paces import NO_SLOT, SLOTS_MIN, Pace
+from ticker.quotes import QuoteTable
 
 
-def test_a_pace_takes_no_memory_for_what_nobody_watches() -> None:
+def test_a_pace_takes_memory_for_what_is_watched_alone() -> None:
     desk = Desk(*(f"S{i}" for i in range(1000)), capacity=1024)
     pace: Pace[Lane] = Pace(desk.table, 100, NOON)
     pace.watch(np.array([7], np.int64))
-    pace._seq[5] = 3  # as if it were held of a row that nobody watches: it is not worth copying
     desk.read(*(quote(f"T{i}", 1, 1.0) for i in range(3000)))
-    pace.watch(np.array([9], np.int64))
-    assert pace._seq.shape == (desk.table.capacity,)
-    assert (pace.watchers[[7, 9]].tolist(), pace._seq[5]) == ([1, 1], 0)
+    pace.watch(np.array([9, 3999], np.int64))
+    assert pace._view.shape[1] == SLOTS_MIN
+    pace.watch(np.arange(1000, 1200))
+    assert pace._view.shape[1] < 400
+    assert pace._seq[pace._slot[[7, 9, 1000, 3999]]].tolist() == desk.table.seq[[7, 9, 1000, 3999]].tolist()
+
+
+def test_a_slot_that_is_left_is_taken_anew_without_what_it_held() -> None:
+    desk = Desk("AA", "BB")
+    pace: Pace[Lane] = Pace(desk.table, 100, NOON)
+    a, b = np.array([0]), np.array([1])
+    for _ in range(1000):
+        pace.watch(a)
+        pace.fold(desk.table.apply(batch(desk.table.symbols, [quote("AA", 1, 1.0)])))
+        assert pace.dirty(a).tolist() == [True]
+        pace.unwatch(a)
+        pace.watch(b)
+        assert (pace.dirty(b).tolist(), pace.moved(b).tolist()) == ([False], [0])
+        pace.unwatch(b)
+    assert pace._view.shape[1] == SLOTS_MIN
+    pace.round(NOON)
+
+
+def test_growing_to_a_hundred_thousand_symbols_pauses_nobody() -> None:
+    """The last batch doubles the table; so many intervals as there may be take part."""
+    symbols = Symbols()
+    table = QuoteTable(symbols)
+    paces: list[Pace[Lane]] = [Pace(table, interval, NOON) for interval in range(1, 65)]
+    worst = 0.0
+    for start in range(0, 100_000, 5000):
+        ticks = batch(symbols, [quote(f"S{number}", 1, 1.0) for number in range(start, start + 5000)])
+        began = time.process_time()
+        changes = table.apply(ticks)
+        for pace in paces:
+            pace.fold(changes)
+        worst = max(worst, time.process_time() - began)
+        if not start:
+            for pace in paces:
+                pace.watch(np.arange(20))
+    assert worst < 0.1
 
 
 def test_a_row_that_nobody_watches_any_more_costs_nothing() -> None:
@@ -27,6 +67,6 @@ def test_a_row_that_nobody_watches_any_more_costs_nothing() -> None:
     two.subscribe("BB")
     one.leave()
     (pace,) = desk.hub.paces.values()
-    assert pace.watchers[:2].tolist() == [0, 1]
+    assert (pace._slot[:2] == NO_SLOT).tolist() == [True, False]
     desk.read(quote("AA", 1, 1.0))
-    assert not pace.dirty.any()
+    assert not pace._changed

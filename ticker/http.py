@@ -102,11 +102,10 @@ async def _subscribe(
 ) -> tuple[dict[str, Any], Message | None]:
     """The answer to a subscription, and its snapshot where there is one. Raises RequestError where it is refused."""
     service.hub.receive(client, command, service.clock.now())
+    if client.failure is not None:
+        raise client.failure
     _welcome, answer, *snapshots = await outlet.take()
-    reply: dict[str, Any] = orjson.loads(answer)
-    if reply["type"] == "error":
-        raise RequestError(Code(reply["code"]), reply["message"])
-    return reply, snapshots[0] if snapshots else None
+    return orjson.loads(answer), snapshots[0] if snapshots else None
 
 
 def _tag(service: Service, client: Client, command: Subscribe, reply: Mapping[str, Any]) -> str:
@@ -187,7 +186,7 @@ def _position(service: Service, client: Client) -> str | None:
 
     None where the client holds more than the table: from there it could not be resumed.
     """
-    if client.ahead or client.session.awaited:
+    if client.waits:
         return None
     parts = service.table.symbols.parts
     positions = zip(parts, service.table.positions.tolist(), strict=False)

@@ -393,14 +393,11 @@ class Lane:
         The caller sends them: its copy is the table's then, but for what it is ahead of, and it is behind no more.
         """
         assert member.behind is not None
-        moved, dirty, table, ahead = self.pace.moved, self.pace.dirty, self.pace.table, member.client.ahead
-        rows = [
-            row
-            for row in member.rows
-            if (moved[row] > member.behind or dirty[row]) and table.seq[row] >= ahead.get(row, 0)
-        ]
+        rows = np.asarray(member.rows, np.int64)
+        changed = rows[(self.pace.moved(rows) > member.behind) | self.pace.dirty(rows)].tolist()
         member.behind = None
-        return rows
+        seq, ahead = self.pace.table.seq, member.client.ahead
+        return [row for row in changed if seq[row] >= ahead.get(row, 0)]
 
     def whole(self, member: Member, rows: Sequence[int]) -> list[bytes]:
         """Snapshot items of those of `rows` that have a value; the caller sends them, and `member` holds them then."""
@@ -412,7 +409,7 @@ class Lane:
 
         Those that have changed since the last round are strays.
         """
-        dirty = self.pace.dirty[np.asarray(rows, np.int64)].tolist()
+        dirty = self.pace.dirty(np.asarray(rows, np.int64)).tolist()
         for row, stray in zip(rows, dirty, strict=True):
             member.client.ahead.pop(row, None)
             if stray:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from ticker.quotes import FIELDS, Bools, Changes, Floats, Ints, QuoteTable
+
+#: Stands for the slot of a row that nobody watches.
+NO_SLOT: Final = -1
+SLOTS_MIN: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +44,11 @@ SenderT = TypeVar("SenderT", bound=Sender)
 
 
 class Pace(Generic[SenderT]):
-    """One interval: what each watched row was at the last round, and what has happened to it since."""
+    """One interval: what each watched row was at the last round, and what has happened to it since.
+
+    Only rows that somebody watches have a slot here: memory, and the cost of growing, follow what is watched and not how
+    many symbols there are.
+    """
 
     def __init__(self, table: QuoteTable, interval_ms: int, now: int) -> None:
         self.table = table
@@ -51,91 +59,122 @@ class Pace(Generic[SenderT]):
         self.number = 0
         #: Who is sent its rounds.
         self.lanes: dict[Hashable, SenderT] = {}
+        #: Slots that have changed since the last round.
         self._changed: list[Ints] = []
-        self._capacity = 0
-        self._grow()
+        # By row: its slot.
+        self._slot: Ints = np.full(table.capacity, NO_SLOT)
+        # By slot: its row, how many watch it, whether it has changed since the last round, and in which round it last did.
+        self._free: list[int] = []
+        self._row: Ints = np.zeros(0, np.int64)
+        self._watchers: Ints = np.zeros(0, np.int64)
+        self._dirty: Bools = np.zeros(0, np.bool_)
+        self._moved: Ints = np.zeros(0, np.int64)
+        # As of the last round.
+        self._view: Floats = np.zeros((len(FIELDS), 0))
+        self._seq: Ints = np.zeros(0, np.int64)
+        self._n: Ints = np.zeros(0, np.int64)
+        # hi, lo and vol of the trades since; read where dirty only.
+        self._trades: Floats = np.zeros((3, 0))
 
     def schedule(self, now: int) -> None:
         """Let the next round fall on the first multiple of the interval after `now`."""
         self.due = now - now % self.interval_us + self.interval_us if self.interval_us else 0
 
-    def _grow(self) -> None:
-        size, old = self.table.capacity, self._capacity
-        if size == old:
-            return
-        # Memory that is zero and never written costs nothing: only what is watched is copied.
-        watched = np.flatnonzero(self.watchers) if old else np.zeros(0, np.int64)
-
-        def grown(name: str, *shape: int, dtype: Any = np.int64) -> Any:
-            array = np.zeros((*shape, size), dtype)
-            if old:
-                array[..., watched] = getattr(self, name)[..., watched]
-            return array
-
-        self.watchers: Ints = grown("watchers")
-        #: Whether a row has changed since the last round, and the number of the round in which it last did.
-        self.dirty: Bools = grown("dirty", dtype=np.bool_)
-        self.moved: Ints = grown("moved")
-        # As of the last round.
-        self._view: Floats = grown("_view", len(FIELDS), dtype=np.float64)
-        self._seq: Ints = grown("_seq")
-        self._n: Ints = grown("_n")
-        #: hi, lo and vol of the trades since; read where `dirty` only.
-        self._trades: Floats = grown("_trades", 3, dtype=np.float64)
-        self._capacity = size
+    # -- what is watched -----------------------------------------------------------------------------------------------
 
     def watch(self, rows: Ints) -> None:
         """One more member watches each of `rows`, which are distinct."""
-        self._grow()
-        self.watchers[rows] += 1
-        new = rows[self.watchers[rows] == 1]
+        self._reach()
+        new = rows[self._slot[rows] == NO_SLOT]
         if len(new):  # from nobody to somebody: its last round is now
-            self._keep(new, self.table.view(new))
+            slots = self._take_slots(len(new))
+            self._slot[new] = slots
+            self._row[slots] = new
+            self._keep(slots, new, self.table.view(new))
+        self._watchers[self._slot[rows]] += 1
 
     def unwatch(self, rows: Ints) -> None:
         """One member fewer watches each of `rows`, which are distinct."""
-        self.watchers[rows] -= 1
+        slots = self._slot[rows]
+        self._watchers[slots] -= 1
+        gone = slots[self._watchers[slots] == 0]
+        self._dirty[gone] = False
+        self._slot[self._row[gone]] = NO_SLOT
+        self._free += gone.tolist()
 
-    def _keep(self, rows: Ints, view: Floats) -> None:
-        self._view[:, rows] = view
-        self._seq[rows] = self.table.seq[rows]
-        self._n[rows] = self.table.n[rows]
-        self.dirty[rows] = False
+    def dirty(self, rows: Ints) -> Bools:
+        """Which of `rows`, all watched, have changed since the last round: bool, as long."""
+        return self._dirty[self._slot[rows]]
+
+    def moved(self, rows: Ints) -> Ints:
+        """The number of the round in which each of `rows`, all watched, last changed: int64, as long."""
+        return self._moved[self._slot[rows]]
+
+    def _reach(self) -> None:
+        """Know of all rows that the table has by now."""
+        more = self.table.capacity - len(self._slot)
+        if more:
+            self._slot = np.append(self._slot, np.full(more, NO_SLOT))
+
+    def _take_slots(self, count: int) -> Ints:
+        """`count` slots that nobody has, with nothing of who had them before but the rows' last values."""
+        size, short = len(self._row), count - len(self._free)
+        if short > 0:
+            more = max(short, size, SLOTS_MIN)
+            for name in ("_row", "_watchers", "_dirty", "_moved", "_view", "_seq", "_n", "_trades"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate((old, np.zeros((*old.shape[:-1], more), old.dtype)), axis=-1))
+            self._free += range(size + more - 1, size - 1, -1)
+        taken = np.array(self._free[-count:], np.int64)
+        del self._free[-count:]
+        self._moved[taken] = 0
+        return taken
+
+    def _keep(self, slots: Ints, rows: Ints, view: Floats) -> None:
+        self._view[:, slots] = view
+        self._seq[slots] = self.table.seq[rows]
+        self._n[slots] = self.table.n[rows]
+        self._dirty[slots] = False
+
+    # -- rounds --------------------------------------------------------------------------------------------------------
 
     def fold(self, changes: Changes) -> None:
         """Note what a batch did to the watched rows."""
-        self._grow()
-        watched = self.watchers[changes.rows] > 0
-        if not watched.any():
+        self._reach()
+        slots = self._slot[changes.rows]
+        watched = slots != NO_SLOT
+        if not np.count_nonzero(watched):
             return
-        rows = changes.rows[watched]
+        slots = slots[watched]
         hi, lo, vol = self._trades
-        new = rows[~self.dirty[rows]]
+        new = slots[~self._dirty[slots]]
         if len(new):
-            self.dirty[new] = True
+            self._dirty[new] = True
             hi[new] = lo[new] = np.nan
             vol[new] = 0
             self._changed.append(new)
-        hi[rows] = np.fmax(hi[rows], changes.hi[watched])
-        lo[rows] = np.fmin(lo[rows], changes.lo[watched])
-        vol[rows] += changes.vol[watched]
+        hi[slots] = np.fmax(hi[slots], changes.hi[watched])
+        lo[slots] = np.fmin(lo[slots], changes.lo[watched])
+        vol[slots] += changes.vol[watched]
 
     def round(self, ts: int) -> None:
         """Flush: send every lane what changed since the last round. Costs nothing where nothing did."""
         if not self._changed:
             return
-        rows = np.unique(np.concatenate(self._changed))
+        slots = np.unique(np.concatenate(self._changed))
         self._changed.clear()
-        rows = rows[self.dirty[rows] & (self.watchers[rows] > 0)]
-        if not len(rows):
+        slots = slots[self._dirty[slots]]  # others are watched no more, or anew
+        if not len(slots):
             return
+        slots = slots[np.argsort(self._row[slots])]
+        rows = self._row[slots]
         self.number += 1
-        self.moved[rows] = self.number
-        view, before = self.table.view(rows), self._view[:, rows]
+        self._moved[slots] = self.number
+        view, before = self.table.view(rows), self._view[:, slots]
         differs = (view != before) & ~(np.isnan(view) & np.isnan(before))
-        prev, n = self._seq[rows], self.table.n[rows] - self._n[rows]
-        trades = self._trades[:, rows]
+        prev, n = self._seq[slots], self.table.n[rows] - self._n[slots]
+        trades = self._trades[:, slots]
         trades[2] = self.table.sizes_rounded(rows, trades[2])
-        self._keep(rows, view)
+        self._keep(slots, rows, view)
         for lane in list(self.lanes.values()):
             lane.send(Round(ts, rows, frozenset(rows[prev == 0].tolist()), prev, n, view, differs, trades))

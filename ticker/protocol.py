@@ -44,6 +44,8 @@ class Subscribe:
     fields: FieldSet = ALL_FIELDS
     since: Mapping[str, int] | None = None
     epoch: str | None = None
+    #: In place of `since`: up to where the client has had all of each part of each log.
+    positions: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

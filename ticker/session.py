@@ -423,11 +423,13 @@ class Session:
 
         Returns what the client holds as the table does: symbol to the server's count of its ticks.
         """
-        if not (command.since and command.epoch):
+        if command.epoch is None:
             return {}
+        named = command.since or {}
         names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
         for row in list(outcome.fresh):
-            since, seq = command.since.get(names[row], 0), int(self._table.seq[row])
+            seq = int(self._table.seq[row])
+            since = named.get(names[row], 0) if command.positions is None else self._since(row, command.positions)
             if since and since >= seq and self._epoch(row) in epochs:
                 del outcome.fresh[row]
                 if since == seq:
@@ -436,12 +438,23 @@ class Session:
                     outcome.ahead[row] = since
         outcome.waits = bool(outcome.ahead)
         if not epochs.isdisjoint(self._epochs.values()):
-            for name, since in command.since.items():
+            for name, since in named.items():
                 full = len(self.awaited) >= self._settings.symbols_max
                 if since and not full and self._directory.find(name) is None and self._winner(name) is not None:
                     self.awaited[name] = Held(since, epochs)
                     outcome.waits = True
         return {names[row]: int(self._table.n[row]) for row in outcome.resumed}
+
+    def _since(self, row: int, positions: Mapping[str, int]) -> int:
+        """The seq of `row` that a client holds which has had all of each part of each log up to `positions`.
+
+        0 where it is another one than the table's. Where the client has had more than the table, it may be any up to there.
+        """
+        part, seq = self._symbols.owner[row], int(self._table.seq[row])
+        at = positions.get(str(self._symbols.parts[part]), 0)
+        if seq and at > self._table.positions[part]:
+            return at
+        return seq if seq <= at else 0
 
     def _end_waiting(self, outcome: Outcome) -> None:
         """Symbols that the client holds something of are here."""

@@ -30,7 +30,10 @@ class Settings:
     patterns_max: int = _setting(32, "patterns a client may hold", least=0, most=1000)
     lanes_max: int = _setting(8, "different pairs of interval and fields a client may hold", least=1, most=100)
     intervals_max: int = _setting(
-        64, "different intervals served at once; past it a client is given the next slower", least=1, most=1000
+        64,
+        "different intervals served at once, besides 60,000 ms; past it a client is given the next slower",
+        least=1,
+        most=1000,
     )
     symbol_chars_max: int = _setting(64, "length of a symbol or pattern", least=1, most=64)
     message_bytes_max: int = _setting(
