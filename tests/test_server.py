@@ -294,7 +294,7 @@ class asking:  # noqa: N801 - reads as a statement
         ("/v1/snapshot?symbols=A&symbols=B", "symbols: expected once, with commas between, was there twice"),
         ("/v1/snapshot?symbols=" + ",".join(map(str, range(1033))), "symbols: expected at most 1032, was 1033"),
         ("/v1/snapshot?symbol=A", "query: expected one of symbols, fields, wait, was 'symbol'"),
-        ("/v1/sse?symbols=A&interval_ms=-5", "interval_ms: expected 0 to 60000, was '-5'"),
+        ("/v1/sse?symbols=A&interval_ms=-5", "interval_ms: expected a whole number from 0 to 60000, was '-5'"),
         ("/v1/sse?symbols=A&interval_ms=60001", "interval_ms: expected 0 to 60000, was 60001"),
         ("/v1/symbols?limit=0", "limit: expected 1 to 1000, was '0'"),
         ("/v1/symbols?limit=1001", "limit: expected 1 to 1000, was '1001'"),

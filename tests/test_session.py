@@ -149,6 +149,21 @@ def test_a_symbol_resumes_on_its_own_feed_s_part_of_the_epoch() -> None:
     assert outcome.replies[0]["resumed"] == {"AA": 1}
 
 
+def test_a_client_that_has_had_all_of_a_log_up_to_a_position_holds_what_has_not_moved_since() -> None:
+    session = session_of("AA", "BB")
+    (part,) = {str(part) for part in session._symbols.parts}
+    for at, resumed, fresh, ahead in (
+        (2, {"AA": 1, "BB": 1}, [], {}),
+        (1, {"AA": 1}, [1], {}),
+        (0, {}, [0, 1], {}),
+        (7, {}, [], {0: 7, 1: 7}),  # more than this log has been read: it may hold anything up to there
+    ):
+        command = Subscribe(1, ("AA", "BB"), epoch="k-1", positions={part: at})
+        outcome = session.receive(command, NOON)
+        assert outcome.replies[0]["resumed"] == resumed
+        assert (list(outcome.fresh), outcome.ahead) == (fresh, ahead)
+
+
 def test_what_is_held_of_symbols_that_no_feed_has_brought_is_remembered_up_to_the_limit_of_symbols() -> None:
     session = session_of("AA", symbols_max=10)
     since = {f"X{i}": 5 for i in range(1000)}
@@ -177,6 +192,17 @@ def test_the_excess_of_a_pattern_is_answered_once_with_a_count() -> None:
     desk.read(quote("NEW", 1, 1.0))
     assert client.take() == []
     assert len(client.client.session.rows) == 3
+
+
+def test_after_an_unsubscribe_a_new_excess_is_told_again() -> None:
+    desk = Desk(*(f"S{i}" for i in range(4)), symbols_max=3)
+    client = desk.join()
+    client.subscribe("*")
+    client.subscribe("S0")
+    client.say(op="unsubscribe", symbols=["S0"])
+    client.take()
+    desk.read(quote("NEW", 9, 1.0))
+    assert [message["count"] for message in client.take() if message["type"] == "error"] == [1]
 
 
 def test_the_excess_of_symbols_that_appear_is_answered_once_with_a_count() -> None:
@@ -317,7 +343,11 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "an array": ("[1,2,3]", "invalid_request", "expected one JSON object, was a list of 3"),
     "a number": ("7", "invalid_request", "expected one JSON object, was 7"),
     "null": ("null", "invalid_request", "expected one JSON object, was null"),
-    "no op": ("{}", "invalid_request", "op: expected a string, was null"),
+    "no op": (
+        "{}",
+        "invalid_request",
+        "op: expected one of auth, subscribe, unsubscribe, resync, ping, which is missing",
+    ),
     "op of a wrong type": ('{"op":["ping"]}', "invalid_request", "op: expected a string, was a list of 1"),
     "unknown op": (
         '{"op":"buy"}',
@@ -335,12 +365,12 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "empty symbols": (
         '{"op":"subscribe","symbols":[]}',
         "invalid_request",
-        "symbols: expected a list of strings, was a list of 0",
+        "symbols: expected a list of strings, at least one, was none",
     ),
     "symbols of a wrong type": (
         '{"op":"subscribe","symbols":"A"}',
         "invalid_request",
-        "symbols: expected a list of strings, was 'A'",
+        "symbols: expected a list of strings, at least one, was 'A'",
     ),
     "a symbol of a wrong type": (
         '{"op":"subscribe","symbols":["A",{}]}',
@@ -360,7 +390,7 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "no fields": (
         '{"op":"subscribe","symbols":["A"],"fields":[]}',
         "invalid_request",
-        "fields: expected a list of field names, was a list of 0",
+        "fields: expected a list of field names, at least one, was none",
     ),
     "interval below": (
         '{"op":"subscribe","symbols":["A"],"interval_ms":-5}',
@@ -375,12 +405,12 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "interval of a wrong type": (
         '{"op":"subscribe","symbols":["A"],"interval_ms":true}',
         "invalid_request",
-        "interval_ms: expected 0 to 60000, was true",
+        "interval_ms: expected a whole number from 0 to 60000, was true",
     ),
     "interval not whole": (
         '{"op":"subscribe","symbols":["A"],"interval_ms":0.5}',
         "invalid_request",
-        "interval_ms: expected 0 to 60000, was 0.5",
+        "interval_ms: expected a whole number from 0 to 60000, was 0.5",
     ),
     "since of a wrong type": (
         '{"op":"subscribe","symbols":["A"],"since":[1]}',

@@ -55,6 +55,17 @@ async def test_an_offer_past_the_limit_is_refused_whole_until_all_has_left() -> 
     assert await taking == [b"8"]
 
 
+async def test_once_refused_it_takes_nothing_more_before_all_has_left_however_little_that_is() -> None:
+    outlet = BufferedOutlet(10)
+    outlet.offer(b"x" * 11)
+    assert not outlet.offer(b"y")
+    await outlet.take()
+    outlet.send(b"answer")
+    await outlet.take()
+    assert outlet.unsent() < 10
+    assert not outlet.offer(b"z")
+
+
 async def test_a_closed_outlet_gives_what_it_holds_and_ends() -> None:
     outlet = BufferedOutlet(100)
     outlet.send(b"last")

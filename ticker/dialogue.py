@@ -397,6 +397,7 @@ def _batches(parts: Iterable[tuple[str, dict[str, int]]], bytes_max: int) -> Ite
     """Names, each with its `since`, cut into batches of at most `bytes_max` bytes of JSON, in order.
 
     A name alone may exceed it: the server judges. What of a pattern's `since` has no room is left out: it comes whole.
+    No batch holds two patterns: where there are very many symbols a server may find that too dear.
     """
     batch: list[str] = []
     resumed: dict[str, int] = {}
@@ -404,7 +405,8 @@ def _batches(parts: Iterable[tuple[str, dict[str, int]]], bytes_max: int) -> Ite
     for name, since in parts:
         cost = _cost(name)
         costs = {symbol: _cost(symbol) + _cost(seq) for symbol, seq in since.items()}
-        if batch and cost + sum(costs.values()) > room:
+        full = cost + sum(costs.values()) > room or (_is_pattern(name) and any(map(_is_pattern, batch)))
+        if batch and full:
             yield batch, resumed
             batch, resumed, room = [], {}, bytes_max
         batch.append(name)

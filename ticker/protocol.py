@@ -112,7 +112,9 @@ def _id(value: object) -> Id:
 
 def _command(body: dict[str, Any]) -> Callable[[Id], Command]:
     """What makes the command of a message, but for its id."""
-    op = body.pop("op", None)
+    if "op" not in body:
+        raise RequestError(Code.INVALID_REQUEST, f"op: expected {_listed(COMMANDS)}, which is missing")
+    op = body.pop("op")
     if not isinstance(op, str):
         raise RequestError(Code.INVALID_REQUEST, f"op: expected a string, was {_named(op)}")
     if op in REPLAY_OPS:
@@ -120,6 +122,8 @@ def _command(body: dict[str, Any]) -> Callable[[Id], Command]:
     if op not in COMMANDS:
         raise RequestError(Code.UNKNOWN_OP, f"op: expected {_listed(COMMANDS)}, was {_shown(op)}")
     command, required, readers = COMMANDS[op]
+    if "channel" in body and "channel" in readers:  # first: another channel has other members
+        _channel("channel", body["channel"])
     for name in body:
         if name not in readers:
             raise RequestError(Code.UNKNOWN_FIELD, f"{op}: expected {_listed(readers)}, was {_shown(name)}")
@@ -143,7 +147,8 @@ def _channel(name: str, value: object) -> str:
 
 def _symbols(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected a list of strings, was {_named(value)}")
+        was = "none" if value == [] else _named(value)
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected a list of strings, at least one, was {was}")
     for entry in value:
         if not isinstance(entry, str):
             raise RequestError(Code.INVALID_REQUEST, f"{name}: expected strings, was {_named(entry)}")
@@ -152,14 +157,15 @@ def _symbols(name: str, value: object) -> tuple[str, ...]:
 
 def _interval(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= INTERVAL_MS_MAX:
-        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _named(value)
-        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected 0 to {INTERVAL_MS_MAX}, was {shown}")
+        whole = "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number from "
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected {whole}0 to {INTERVAL_MS_MAX}, was {_named(value)}")
     return value
 
 
 def _fields(name: str, value: object) -> FieldSet:
     if not isinstance(value, list) or not value:
-        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected a list of field names, was {_named(value)}")
+        was = "none" if value == [] else _named(value)
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected a list of field names, at least one, was {was}")
     return field_set(value)
 
 
