@@ -143,6 +143,11 @@ def test_commands_stay_within_the_servers_limit_and_leave_no_symbol_out(
         assert all(name in since for name in command["symbols"] if name in dialogue.mirror.items)
 
 
+def test_no_command_asks_for_two_patterns() -> None:
+    asked = [reply["symbols"] for reply in Dialogue(["A", "B*", "C", "D*", "E"]).receive(welcome()).replies[:-1]]
+    assert asked == [["A", "B*", "C"], ["D*", "E"]]
+
+
 def test_a_long_list_is_unsubscribed_and_resynced_within_the_limit() -> None:
     names = [f"SYMBOL{i}" for i in range(200)]
     dialogue = watching(**dict.fromkeys(names, 1))
