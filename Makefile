@@ -12,8 +12,8 @@ help: ## What there is to make
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "pip>=25.3"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt --editable . --group dev
 	@touch $@
 
 .PHONY: run
@@ -50,7 +50,7 @@ bench: $(READY) ## Measure: prints a table, writes benchmarks/out/bench.json
 .PHONY: lock
 lock: $(READY) ## Pin the newest versions of all dependencies anew
 	$(PYTHON) -m venv --clear $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.3" hatchling editables
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	$(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude setuptools > constraints.txt
 	rm -rf $(VENV)-lock
