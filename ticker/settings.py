@@ -25,7 +25,7 @@ class Settings:
     interval_ms: int = _setting(100, "pace of a subscription that names none", least=0, most=60_000)
     heartbeat_ms: int = _setting(1000, "time between heartbeats to each client", least=50, most=60_000)
     stale_ms: int = _setting(5000, "a feed without a tick for this long is stale", least=100, most=3_600_000)
-    connections_max: int = _setting(20_000, "clients at once; one more is answered 503", least=1, most=1_000_000)
+    connections_max: int = _setting(10_000, "clients at once; one more is answered 503", least=1, most=1_000_000)
     symbols_max: int = _setting(1000, "symbols a client may watch, patterns included", least=1, most=100_000)
     patterns_max: int = _setting(32, "patterns a client may hold", least=0, most=1000)
     lanes_max: int = _setting(8, "different pairs of interval and fields a client may hold", least=1, most=100)
