@@ -111,7 +111,7 @@ class Pace(Generic[SenderT]):
         return self._moved[self._slot[rows]]
 
     def _reach(self) -> None:
-        """Know of all rows that the table has by now."""
+        """Make room for the slots of all rows that the table has by now."""
         more = self.table.capacity - len(self._slot)
         if more:
             self._slot = np.append(self._slot, np.full(more, NO_SLOT))
@@ -140,10 +140,10 @@ class Pace(Generic[SenderT]):
 
     def fold(self, changes: Changes) -> None:
         """Note what a batch did to the watched rows."""
-        self._reach()
-        slots = self._slot[changes.rows]
-        watched = slots != NO_SLOT
-        if not np.count_nonzero(watched):
+        known = changes.rows.searchsorted(len(self._slot))  # nobody watches a row beyond
+        slots = self._slot[changes.rows[:known]]
+        watched = (slots != NO_SLOT).nonzero()[0]
+        if not len(watched):
             return
         slots = slots[watched]
         hi, lo, vol = self._trades
