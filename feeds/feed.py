@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from feeds.ticks import Ticks
+from feeds.ticks import Ints, Ticks
 
 
 class FeedError(Exception):
@@ -22,12 +22,24 @@ class FeedStats:
     rejected: int = 0
     #: Ticks of a key that belongs to another feed or partition.
     refused: int = 0
+    #: Records that were gone before they could be read.
+    skipped: int = 0
     #: Records not read yet, where the source can tell.
     lag: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Anew:
+    """From here on the log is another one, which the feed's `epoch` names. `rows` hold nothing of it: int64, ascending."""
+
+    rows: Ints
+
+
 class Feed(Protocol):
-    """A source of ticks. Iterating it opens the source, yields batches in the log's order, and ends with the log."""
+    """A source of ticks. Iterating it opens the source, yields batches in the log's order, and ends with the log.
+
+    A source that can come back is never the end of its feed: `trouble` says what stands in the way meanwhile.
+    """
 
     #: Unique among the feeds of a process: ``sim``, ``replay``, ``replay-2``.
     name: str
@@ -37,4 +49,12 @@ class Feed(Protocol):
     closed: bool
     stats: FeedStats
 
-    def __aiter__(self) -> AsyncIterator[Ticks]: ...
+    @property
+    def warm(self) -> bool:
+        """Whether it has brought what there was before it may be served."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be read at present, in one line; None where it can."""
+
+    def __aiter__(self) -> AsyncIterator[Ticks | Anew]: ...

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from feeds.convert import time_of
 from feeds.feed import FeedError
+from feeds.fields import FIELDS
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -16,7 +17,8 @@ D = TypeVar("D")
 class Spec:
     """What stands in a spec. Each option is taken once, by `option`; `done` refuses those that nothing took.
 
-    The path runs up to the first ``?`` and stands as it is. ``%`` escapes are undone in values. Raises FeedError.
+    The path runs up to the first ``?`` and stands as it is. ``%`` escapes are undone in values. Raises FeedError, which
+    shows the path alone: an option that nobody knows may be a secret that strayed here.
     """
 
     def __init__(self, text: str) -> None:
@@ -53,7 +55,7 @@ class Spec:
             raise self.error(f"unknown option {unknown[0]!r}: expected {', '.join(self.known)}")
 
     def error(self, cause: str) -> FeedError:
-        return FeedError(f"feed {self.text!r}: {cause}")
+        return FeedError(f"feed {self.text.partition('?')[0]!r}: {cause}")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -74,6 +76,14 @@ def time(text: str) -> int:
     if parsed is None:
         raise ValueError
     return parsed
+
+
+def fields_renamed(text: str) -> dict[str, str]:
+    """Fields and the names they go by in a source: ``price:px,ts_event:time``."""
+    pairs = dict(pair.split(":", 1) for pair in text.split(","))
+    if not pairs.keys() <= set(FIELDS) or not all(pairs.values()):
+        raise ValueError
+    return pairs
 
 
 def flag(text: str) -> bool:

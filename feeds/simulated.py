@@ -75,6 +75,7 @@ class Simulated:
     """A feed that never ends. Tick k (from 1) is k / rate seconds after the start."""
 
     closed = True
+    trouble = None
 
     def __init__(self, settings: Settings, symbols: Symbols, *, name: str, clock: Clock) -> None:
         self.name = name
@@ -83,6 +84,10 @@ class Simulated:
         self._settings = settings
         self._clock = clock
         self._rows = symbols.claim_all(symbol_names(settings.symbols), symbols.part(name))
+
+    @property
+    def warm(self) -> bool:
+        return self.stats.ticks > 0
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
         settings = self._settings

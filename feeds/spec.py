@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from feeds.clock import Clock, WallClock
 from feeds.feed import Feed
+from feeds.kafka.setup import Setup
 from feeds.options import Spec
 from feeds.replay import open_replay
 from feeds.simulated import open_simulated
@@ -15,17 +17,31 @@ from feeds.ticks import Symbols
 #: Opens a feed from the spec, the symbols it may claim from, its name and its clock; raises FeedError.
 Opener = Callable[[Spec, Symbols, str, Clock], Feed]
 
-#: Each kind of feed by the scheme of its spec. A new kind is a line here.
-SCHEMES: Final[Mapping[str, Opener]] = {"sim": open_simulated, "replay": open_replay}
+
+def _kafka(setup: Setup) -> Opener:
+    from feeds.kafka.feed import open_kafka  # noqa: PLC0415 - who reads no topic need not load its client
+
+    return partial(open_kafka, setup=setup)
 
 
-def open_feed(spec: str, symbols: Symbols, *, name: str | None = None, clock: Clock | None = None) -> Feed:
+#: Each kind of feed by the scheme of its spec, made from what an operator sets for it. A new kind is a line here.
+SCHEMES: Final[Mapping[str, Callable[[Setup], Opener]]] = {
+    "sim": lambda _: open_simulated,
+    "replay": lambda _: open_replay,
+    "kafka": _kafka,
+}
+
+
+def open_feed(
+    spec: str, symbols: Symbols, *, name: str | None = None, clock: Clock | None = None, kafka: Setup | None = None
+) -> Feed:
     """The feed that `spec` tells of, named `name` or else by its scheme. It brings nothing until it is iterated.
 
-    Raises FeedError, one line that says what was expected and what came, or names the file and the cause.
+    `kafka` is how every topic is read. Raises FeedError, one line that says what was expected and what came, or names
+    the file and the cause.
     """
     parsed = Spec(spec)
-    opener = SCHEMES.get(parsed.scheme)
-    if opener is None:
+    scheme = SCHEMES.get(parsed.scheme)
+    if scheme is None:
         raise parsed.error(f"expected one of {', '.join(f'{scheme}:' for scheme in SCHEMES)}")
-    return opener(parsed, symbols, name or parsed.scheme, clock or WallClock())
+    return scheme(kafka or Setup())(parsed, symbols, name or parsed.scheme, clock or WallClock())

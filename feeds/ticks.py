@@ -8,7 +8,7 @@ owns it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from threading import Lock
 from typing import Any, Final
@@ -40,7 +40,7 @@ class Ticks:
     | column | dtype | meaning |
     |---|---|---|
     | row | int64 | the symbol's row in `Symbols`; never `REFUSED` |
-    | seq | int64 | position in the feed's own log, from 1; ticks of one record share it and are never split over batches |
+    | seq | int64 | position in the feed's own log; ticks of one record share it and are never split over batches |
     | kind | uint8 | `QUOTE` or `TRADE` |
     | ts_event | int64 | venue time in microseconds, or `NO_TIME` |
     | ts_recv | int64 | receive time in microseconds, or `NO_TIME`; at least one of the two is there |
@@ -115,14 +115,18 @@ class Part:
 class Symbols:
     """Key to row, append only; row `i` is `names[i]`, owned by `parts[owner[i]]`. Shared by all feeds of a process."""
 
-    __slots__ = ("_growing", "_rows", "names", "owner", "parts")
+    __slots__ = ("_free", "_growing", "_rows", "moves", "names", "owner", "parts")
 
     def __init__(self) -> None:
         self._growing = Lock()
         self._rows: dict[str, int] = {}
+        #: Rows that their owner has given up: the next part to claim one has it.
+        self._free: set[int] = set()
         self.names: list[str] = []
         #: The number of the part that brought each row first: it alone may write it.
         self.owner: list[int] = []
+        #: How often a row that is known has changed its owner.
+        self.moves = 0
         self.parts: list[Part] = []
 
     def __len__(self) -> int:
@@ -149,6 +153,8 @@ class Symbols:
         """
         row = self._rows.get(key)
         if row is not None:
+            if row in self._free:
+                self.move(row, part)
             return row if self.owner[row] == part else REFUSED
         if not is_key(key):
             raise ValueError(
@@ -163,6 +169,20 @@ class Symbols:
                 self.names.append(key)
                 self._rows[key] = row
         return row if self.owner[row] == part else REFUSED
+
+    def move(self, row: int, part: int) -> None:
+        """Let `part` own `row` from now on."""
+        self._free.discard(row)
+        self.owner[row] = part
+        self.moves += 1
+
+    def release(self, rows: Ints) -> None:
+        """Let the next part to claim each of `rows` own it."""
+        self._free.update(rows.tolist())
+
+    def owned_by(self, parts: Collection[int]) -> Ints:
+        """The rows that `parts` own: int64, ascending."""
+        return np.flatnonzero(np.isin(self.owner[: len(self.names)], list(parts)))
 
     def claim_all(self, keys: Iterable[str], part: int) -> Ints:
         """`claim` for each of `keys`: int64 rows, in order."""

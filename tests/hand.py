@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from feeds.feed import FeedError, FeedStats
+from feeds.feed import Anew, FeedError, FeedStats
 from feeds.ticks import NO_TIME, QUOTE, Symbols, Ticks
 
 NOON = 1_723_161_600_000_000
@@ -23,13 +23,17 @@ class HandFeed:
     epoch: str = "hand-1"
     closed: bool = False
     stats: FeedStats = field(default_factory=FeedStats)
+    #: Warm with its first batch, where it is not told otherwise.
+    warm: bool = False
+    trouble: str | None = None
     seq: int = 0
-    batches: asyncio.Queue[Ticks | FeedError | None] = field(default_factory=asyncio.Queue)
+    batches: asyncio.Queue[Ticks | Anew | FeedError | None] = field(default_factory=asyncio.Queue)
 
-    async def __aiter__(self) -> AsyncIterator[Ticks]:
+    async def __aiter__(self) -> AsyncIterator[Ticks | Anew]:
         while (batch := await self.batches.get()) is not None:
             if isinstance(batch, Exception):
                 raise batch
+            self.warm = True
             yield batch
 
     def quotes(self, **bids: float) -> Ticks:

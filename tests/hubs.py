@@ -123,16 +123,16 @@ def trade(symbol: str, seq: int, price: float, size: float = NAN, *, ts: int = N
     return {"symbol": symbol, "seq": seq, "kind": TRADE, "ts": ts, **sides}
 
 
-def batch(symbols: Symbols, records: Sequence[Message], feed: str = "feed") -> Ticks:
-    """Records as the batch that `feed` would bring."""
-    part = symbols.part(feed)
+def batch(symbols: Symbols, records: Sequence[Message], feed: str = "feed", part: str = "") -> Ticks:
+    """Records as the batch that `feed` would bring, all of them of one part of its log."""
+    number = symbols.part(feed, part)
     count = len(records)
 
     def column(name: str) -> Any:
         return np.array([record[name] for record in records], np.float64)
 
     return Ticks(
-        row=symbols.claim_all((record["symbol"] for record in records), part),
+        row=symbols.claim_all((record["symbol"] for record in records), number),
         seq=np.array([record["seq"] for record in records], np.int64),
         kind=np.array([record["kind"] for record in records], np.uint8),
         ts_event=np.array([record["ts"] for record in records], np.int64),
@@ -154,7 +154,8 @@ class Desk:
         self.symbols = Symbols()
         self.symbols.claim_all(names, self.symbols.part("feed"))
         self.table = QuoteTable(self.symbols, capacity=capacity)
-        self.hub = Hub(self.table, Settings(**settings), {"feed": "k-1"}, closed=closed)
+        self.epochs = {"feed": "k-1"}
+        self.hub = Hub(self.table, Settings(**settings), self.epochs, closed=closed)
 
     def join(self, encoding: Encoding = FRAMED) -> Peer:
         """A client that has had its welcome."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.hubs import NOON, Desk, Message, Peer, quote, read, trade
+from tests.hubs import NOON, Desk, Message, Peer, batch, quote, read, trade
 from ticker.errors import Close, Code
 from ticker.hub import HEARTBEAT_SLOTS
 from ticker.protocol import BARE, FRAMED, Encoding, Subscribe
@@ -476,3 +477,96 @@ def test_the_epoch_has_one_part_for_each_feed() -> None:
     desk = Desk()
     desk.hub._epochs = {"kafka": "k-1", "sim": "s-2"}
     assert desk.join().welcome["epoch"] == "k-1+s-2"
+
+
+# -- a log that is another one -------------------------------------------------------------------------------------
+
+
+def heartbeats(desk: Desk, peer: Peer) -> list[Message]:
+    """What a client is told over one heartbeat interval, but for the heartbeat."""
+    for slot in range(HEARTBEAT_SLOTS):
+        desk.hub.announce(HEARTBEAT, desk.now, slot)
+    return news(peer)
+
+
+def news(peer: Peer) -> list[Message]:
+    return [message for message in peer.take() if message["type"] != "heartbeat"]
+
+
+def test_a_symbol_whose_seq_goes_back_is_withheld_until_its_watchers_have_been_told_the_epoch() -> None:
+    desk = desk_of("AA", "BB")
+    watching, elsewhere = desk.join(), desk.join()
+    watching.subscribe("AA", "BB", fields=["bid"])
+    elsewhere.subscribe("BB")
+    desk.symbols.move(0, desk.symbols.part("feed", "1"))
+    desk.read(quote("BB", 30, 3.0))
+    desk.hub.fold(desk.table.apply(batch(desk.symbols, [quote("AA", 0, 7.0)], part="1")))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in watching.take()] == [("update", ["BB"])]
+    told = heartbeats(desk, watching)
+    assert kinds(told) == ["epoch", "snapshot"]
+    assert [(item["symbol"], item["seq"], item["n"], item["bid"]) for item in told[1]["items"]] == [
+        ("AA", 0, 2, 7.0),
+        ("BB", 30, 2, 3.0),
+    ]
+    assert "epoch" not in kinds(heartbeats(desk, elsewhere))
+    desk.hub.fold(desk.table.apply(batch(desk.symbols, [quote("AA", 4, 8.0)], part="1")))
+    desk.round()
+    assert news(watching)[0]["items"] == [update("AA", 0, 4, bid=8.0)]
+
+
+def test_what_a_log_made_anew_does_not_hold_any_more_is_told_as_nothing() -> None:
+    desk = desk_of("AA", "BB")
+    client, new = desk.join(), desk.join()
+    client.subscribe("AA", fields=["bid"])
+    desk.epochs["feed"] = "k-2"
+    desk.hub.fold(desk.table.forget(np.array([0, 1])))
+    desk.hub.begin_anew()
+    desk.round()
+    assert client.take() == []
+    epoch, snapshot = heartbeats(desk, client)
+    assert epoch == {"type": "epoch", "epoch": "k-2"}
+    assert snapshot["items"] == [{"symbol": "AA", "seq": 0, "n": 0, "ts": None, "bid": None}]
+    assert kinds(heartbeats(desk, new)) == ["epoch"]
+    assert new.subscribe("AA")[0]["pending"] == ["AA"]
+    desk.read(quote("AA", 0, 5.0))
+    desk.round()
+    for peer in (client, new):
+        (whole,) = news(peer)
+        assert (whole["type"], whole["items"][0]["seq"], whole["items"][0]["n"]) == ("snapshot", 0, 1)
+    assert heartbeats(desk, client) == [], "it is told once"
+
+
+def test_a_client_of_the_log_before_is_not_resumed_from_the_one_made_anew() -> None:
+    desk = desk_of("AA")
+    desk.hub.fold(desk.table.forget(np.array([0])))
+    desk.epochs["feed"] = "k-2"
+    desk.read(quote("AA", 1, 9.0))
+    client = desk.join()
+    told = client.subscribe("AA", since={"AA": 1}, epoch="k-1")
+    assert (told[0]["resumed"], kinds(told)) == ({}, ["subscribed", "snapshot"])
+
+
+def test_a_client_that_does_not_read_is_told_of_the_log_once_it_does() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    client.subscribe("AA")
+    client.outlet.stall()
+    desk.hub.begin_anew()
+    assert heartbeats(desk, client) == []
+    client.drain()
+    assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+
+
+def test_the_first_record_of_a_log_has_seq_0_and_is_served_like_any() -> None:
+    desk = Desk("AA")
+    client = desk.join()
+    client.subscribe("AA", fields=["bid"])
+    desk.read(quote("AA", 0, 1.0))
+    desk.round()
+    desk.read(quote("AA", 3, 2.0))
+    desk.round()
+    whole, changed = client.take()
+    assert (whole["type"], whole["items"][0]["seq"]) == ("snapshot", 0)
+    assert changed["items"] == [update("AA", 0, 3, bid=2.0)]
+    assert desk.join().subscribe("AA")[0]["pending"] == []

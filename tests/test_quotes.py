@@ -314,6 +314,39 @@ def test_positions_are_the_newest_seq_of_each_part_of_the_log() -> None:
     assert market.table.seq[:3].tolist() == [70, 6, 71]
 
 
+Q = (1.25, 2.0, 1.5, 3.0)
+
+
+def at(seq: int, tick: Tick) -> Tick:
+    return replace(tick, seq=seq)
+
+
+def test_changes_tell_the_rows_whose_seq_went_back_since_they_moved_to_another_part() -> None:
+    market = Market()
+    assert market.apply(at(7, quote(0, NOON, *Q)), at(8, quote(2, NOON, *Q))).fell == {}
+    market.symbols.move(2, market.parts[1])
+    changes = market.apply(at(9, quote(0, NOON, *Q)), at(3, quote(2, NOON, *Q)))
+    assert changes.fell == {2: 8}
+    assert list(market.table.positions) == [9, 3]
+    assert market.table.n[2] == 2
+
+
+def test_forgotten_rows_are_as_before_their_first_tick() -> None:
+    market, fresh = Market(), Market()
+    market.apply(*[t for row in range(3) for t in (quote(row, NOON, *Q), trade(row, NOON + 9, 5.125, 2.5))])
+    forgotten = market.table.forget(np.array([0, 2]))
+    assert (list(forgotten.rows), forgotten.fell) == ([0, 2], {0: 2, 2: 6})
+    assert not len(market.table.forget(np.array([0, 2])).rows)
+    assert market["bid"] is None
+    assert market.table.view(np.array([1]))[FIELDS.index("last"), 0] == 5.125
+    again = [quote(0, NOON, *Q), trade(0, NOON + 5, 1.0, 2.0)]
+    market.apply(*again)
+    fresh.apply(*again)
+    row = np.array([0])
+    assert np.array_equal(market.table.view(row), fresh.table.view(row), equal_nan=True), "nothing is late, no decimals"
+    assert [market.table.n[0], market.table.ts[0]] == [2, NOON + 5]
+
+
 def test_a_trade_without_a_size_has_no_weight() -> None:
     market = Market()
     market.apply(trade(0, NOON, 100.0, 1.0), trade(0, NOON, 200.0, None), trade(0, NOON, 300.0, 0.0))

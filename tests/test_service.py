@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from feeds.clock import WallClock
-from feeds.feed import FeedError
+from feeds.feed import Anew, FeedError
 from feeds.ticks import Symbols
 from tests.hand import HandFeed
 from ticker.hub import HEARTBEAT_SLOTS
@@ -159,10 +160,45 @@ async def test_stopping_tells_every_client_a_time_to_come_back_and_fails_readine
 
 
 def test_a_feed_is_starting_then_live_then_stale_until_it_ends() -> None:
-    health = FeedHealth(HandFeed(Symbols()))
+    feed = HandFeed(Symbols())
+    health = FeedHealth(feed)
     assert (health.state(0, 100), health.age_ms(0)) == (FeedState.STARTING, None)
     health.arrived = 1_000_000
+    assert health.state(1_100_000, 100) is FeedState.STARTING, "it has not brought all that there was"
+    feed.warm = True
     assert (health.state(1_100_000, 100), health.age_ms(1_100_000)) == (FeedState.LIVE, 100)
     assert (health.state(1_100_001, 100), health.age_ms(999_999)) == (FeedState.STALE, 0)
+    feed.trouble = "the source does not answer"
+    assert health.state(1_100_000, 100) is FeedState.DOWN
+    feed.trouble = None
+    assert health.state(1_100_000, 100) is FeedState.LIVE
     health.ending = FeedState.ENDED
     assert health.state(1_100_001, 100) is FeedState.ENDED
+
+
+async def test_a_log_made_anew_is_told_with_its_epoch_and_forgets_what_was() -> None:
+    async with running(heartbeat_ms=50) as (service, [feed]):
+        listener = Listener(service)
+        listener.subscribe("A", interval_ms=0)
+        feed.batches.put_nowait(feed.quotes(A=1.0))
+        await listener.hear("snapshot")
+        feed.epoch = "hand-2"
+        feed.batches.put_nowait(Anew(np.array([0])))
+        assert (await listener.hear("epoch"))["epoch"] == "hand-2"
+        assert (await listener.hear("snapshot"))["items"][0]["bid"] is None
+        feed.seq = 0
+        feed.batches.put_nowait(feed.quotes(A=2.0))
+        assert (await listener.hear("snapshot"))["items"][0]["bid"] == 2.0
+        assert service.hub.epoch == "hand-2"
+
+
+async def test_a_feed_in_trouble_is_down_and_comes_back() -> None:
+    async with running(heartbeat_ms=50) as (service, [feed]):
+        listener = Listener(service)
+        feed.batches.put_nowait(feed.quotes(A=1.0))
+        assert (await listener.hear("status"))["state"] == "live"
+        feed.trouble = "no broker answers"
+        assert (await listener.hear("status"))["state"] == "down"
+        assert service.ready, "what it brought is served on"
+        feed.trouble = None
+        assert (await listener.hear("status"))["state"] == "live"

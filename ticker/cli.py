@@ -13,9 +13,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -24,13 +25,14 @@ import uvicorn
 
 from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError
+from feeds.kafka.setup import Security, Setup
 from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from ticker.errors import RequestError
 from ticker.protocol import field_set
 from ticker.server import create_app
 from ticker.service import Service
-from ticker.settings import Settings, flag, variable
+from ticker.settings import Settings, flag, session_start_us, variable
 from ticker.transport import StreamProtocol
 
 log: Final = logging.getLogger(__name__)
@@ -64,19 +66,46 @@ def cli() -> None:
     """A live market-data ticker: price streams in, per-symbol deltas out."""
 
 
-def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give `command` an option for each setting."""
-    for setting in reversed(fields(Settings)):
-        option = click.option(
-            flag(setting),
-            type=type(setting.default),
-            default=setting.default,
-            envvar=variable(setting),
-            show_default=True,
-            help=setting.metadata["help"],
+def _with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each setting, or for those whose names start with one of `names`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for setting in reversed(fields(Settings)):
+            if setting.name.startswith(names or ("",)):
+                option = click.option(
+                    flag(setting),
+                    type=type(setting.default),
+                    default=setting.default,
+                    envvar=variable(setting),
+                    show_default=True,
+                    help=setting.metadata["help"],
+                )
+                command = option(command)
+        return command
+
+    return decorate
+
+
+def _settings(values: Mapping[str, Any]) -> tuple[Settings, Setup]:
+    """The settings, and what they say of Kafka. Raises UsageError."""
+    try:
+        settings = Settings(**values)
+        security = Security(
+            protocol=settings.kafka_security_protocol,
+            ca_file=settings.kafka_ca_file,
+            cert_file=settings.kafka_cert_file,
+            key_file=settings.kafka_key_file,
+            mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_username,
+            password_file=settings.kafka_password_file,
         )
-        command = option(command)
-    return command
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return settings, Setup(
+        security=security,
+        session_start_us=session_start_us(settings.session_start),
+        warm_up_us=settings.warm_up_s_max * 1_000_000,
+    )
 
 
 @cli.command()
@@ -86,21 +115,18 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     multiple=True,
     envvar="TICKER_FEED",
     metavar="SPEC",
-    help=f"Where ticks come from: replay:PATH or sim:, may be given several times.  [default: {SIMULATED}]",
+    help=f"Where ticks come from: kafka://HOST:PORT/TOPIC, replay:PATH or sim:; may be given several times.  [default: {SIMULATED}]",
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-@_with_settings
+@_with_settings()
 def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
     """Serve feeds to clients."""
-    try:
-        settings = Settings(**values)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    settings, kafka = _settings(values)
     _log_to_stderr(log_level)
     symbols, clock = Symbols(), WallClock()
-    feeds = _open_feeds(specs or [SIMULATED], symbols, clock)
+    feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
     listener = _listen(settings)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
@@ -126,6 +152,37 @@ def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str 
     except RequestError as error:
         raise click.UsageError(error.message) from None
     return asyncio.run(run_tail(url, symbols, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout))
+
+
+@cli.command()
+@click.option("--feed", "spec", required=True, metavar="SPEC", help="Where ticks come from, as for serve.")
+@click.option(
+    "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the parts go."
+)
+@click.option(
+    "--part-mb", type=click.FloatRange(0.001, 100_000), default=128, show_default=True, help="Size that closes a part."
+)
+@click.option(
+    "--part-s", type=click.FloatRange(0.1, 86_400), default=300, show_default=True, help="Time that closes a part."
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@_with_settings("kafka_", "session_start", "warm_up")
+def record(spec: str, folder: Path, part_mb: float, part_s: float, log_level: str, **values: Any) -> int:
+    """Record a feed into Parquet files, the parts, until it ends or is told to stop."""
+    from feeds.recorder import MB, Limits, Recorder, RecordError  # noqa: PLC0415 - a server records nothing
+    from ticker.record import record as run_record  # noqa: PLC0415
+
+    _log_to_stderr(log_level)
+    symbols, clock = Symbols(), WallClock()
+    feed = _open_feeds([spec], symbols, clock, _settings(values)[1])[0]
+    limits = Limits(part_bytes=int(part_mb * MB), part_us=int(part_s * 1e6))
+    try:
+        recorder = Recorder(folder, symbols, feed.name, limits, clock.now)
+    except RecordError as error:
+        raise click.UsageError(str(error)) from None
+    return asyncio.run(run_record(feed, recorder))
 
 
 # -- serving -------------------------------------------------------------------------------------------------------
@@ -167,7 +224,7 @@ def _allow_descriptors(settings: Settings) -> None:
             log.warning("the limit of open files is %d: fewer clients than connections_max allows", allowed)
 
 
-def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock) -> list[Feed]:
+def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka: Setup) -> list[Feed]:
     """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on."""
     count: Counter[str] = Counter()
     feeds = []
@@ -176,7 +233,7 @@ def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock) -> lis
             name = spec.partition(":")[0]
             count[name] += 1
             nth = "" if count[name] == 1 else f"-{count[name]}"
-            feeds.append(open_feed(spec, symbols, name=name + nth, clock=clock))
+            feeds.append(open_feed(spec, symbols, name=name + nth, clock=clock, kafka=kafka))
         except FeedError as error:
             raise click.UsageError(str(error)) from None
     return feeds

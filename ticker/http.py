@@ -120,8 +120,8 @@ def _body(service: Service, reply: Mapping[str, Any], message: Message | None) -
     """What `/v1/snapshot` answers: the items of a snapshot, and which symbols have none and why."""
     items = b'"items":[]}' if message is None else bytes(message[message.index(ITEMS) :])
     body = b'{"epoch":%b,"ts":%d,%b' % (encode(service.hub.epoch), service.clock.now(), items)
-    find, seq = service.hub.directory.find, service.table.seq
-    pending = [name for name in reply["pending"] if (row := find(name)) is None or not seq[row]]
+    find, n = service.hub.directory.find, service.table.n
+    pending = [name for name in reply["pending"] if (row := find(name)) is None or not n[row]]
     said = {name: names for name, names in (("pending", pending), ("rejected", reply["rejected"])) if names}
     return body[:-1] + b"," + encode(said)[1:] if said else body
 
@@ -224,7 +224,7 @@ async def symbols(request: Request) -> Response:
             "symbol": table.symbols.names[row],
             "feed": table.symbols.parts[table.symbols.owner[row]].feed,
             "seq": int(table.seq[row]),
-            "ts": int(table.ts[row]) if table.seq[row] else None,
+            "ts": int(table.ts[row]) if table.n[row] else None,
             "price_decimals": prices,
             "size_decimals": sizes,
         }

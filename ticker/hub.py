@@ -7,7 +7,7 @@ take it, the lanes ask the table which of its rows have changed since what it wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -135,6 +135,8 @@ class Hub:
         arrived = self.directory.admit()
         if arrived:
             self._introduce(arrived)
+        if changes.fell:
+            self._turn_back(changes.fell)
         for pace in self.paces.values():
             pace.fold(changes)
 
@@ -164,11 +166,16 @@ class Hub:
                 encoded[encoding] = encoding.whole(payload)
             if not client.outlet.offer(encoded[encoding]):
                 self._look_after(client, now)
+            elif client.anew and slot is not None:
+                self._renew(client, now)
         wait_us = int(self.settings.catch_up_s_max * 1e6)
         for client in list(self._waiting):
             due = client.deadline <= now or client.deadline > now + wait_us  # or else the clock was set back
             if due and client.blocked_since is None:
-                self._renew(client, now)
+                if self._is_ahead(client):
+                    self._renew(client, now)
+                else:
+                    del self._waiting[client]
 
     def _look_after(self, client: Client, now: int) -> None:
         client.block(now)
@@ -176,6 +183,11 @@ class Hub:
         assert since is not None
         if client.outlet.unsent() > settings.send_buffer_bytes_max and now - since > settings.send_buffer_s_max * 1e6:
             client.outlet.close(Close.TOO_SLOW)
+
+    def begin_anew(self) -> None:
+        """The log of a feed is another one: each client is told, and sent all that it watches, in its heartbeat slot."""
+        for client in self.clients:
+            client.anew = True
 
     # -- what a client watches -------------------------------------------------------------------------------------
 
@@ -195,13 +207,21 @@ class Hub:
             client.outlet.send(*messages)
 
     def _snapshot(
-        self, client: Client, rows: Mapping[LaneKey, Sequence[int]], now: int, id: int | str | None = None
+        self,
+        client: Client,
+        rows: Mapping[LaneKey, Sequence[int]],
+        now: int,
+        id: int | str | None = None,
+        lost: Container[int] = (),
     ) -> list[Message]:
-        """One snapshot of `rows`, by the lane that serves them; none where no row has a value, unless it has an id."""
+        """One snapshot of `rows`, by the lane that serves them; none where no row has a value, unless it has an id.
+
+        Rows that have `lost` their value are in it as well.
+        """
         items: list[bytes] = []
         for key, held in rows.items():
             member = client.members[key]
-            items += member.lane.whole(member, held)
+            items += member.lane.whole(member, held, lost)
         head, encoding = items_head("snapshot", now, id), client.outlet.encoding
         if items:
             return [encoding.join(head, items)]
@@ -270,26 +290,43 @@ class Hub:
 
     def _await(self, client: Client, outcome: Outcome, now: int) -> None:
         """Note what the client holds of a log that this table has not read so far; it waits for that, for a while."""
-        for row, seq in outcome.ahead.items():
-            client.ahead[row] = max(seq, client.ahead.get(row, 0))
-            member = client.members[client.session.rows[row]]
-            member.strays[row] = None
-            member.lane.settle(member)
+        self._withhold(client, outcome.ahead)
         if outcome.waits:
             client.deadline = now + int(self.settings.catch_up_s_max * 1e6)
             self._waiting[client] = None
 
-    def _renew(self, client: Client, now: int) -> None:
-        """Waiting is over: a client that is ahead still holds a copy of a log that this is not. Begin anew with it."""
-        del self._waiting[client]
+    def _is_ahead(self, client: Client) -> bool:
         seq = self.table.seq
-        if client.session.awaited or any(seq[row] < held for row, held in client.ahead.items()):
-            client.session.awaited.clear()
-            for member in client.members.values():
-                member.behind = None
-            epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
-            rows = {key: member.rows for key, member in client.members.items()}
-            client.outlet.send(epoch, *self._snapshot(client, rows, now))
+        return bool(client.session.awaited) or any(seq[row] < held for row, held in client.ahead.items())
+
+    def _turn_back(self, fell: Mapping[int, int]) -> None:
+        """The log of some rows is another one. Whoever watches one has it withheld until it has been told so."""
+        for client in self.clients:
+            rows = client.session.rows
+            held = {row: seq for row, seq in fell.items() if row in rows}
+            if held:
+                self._withhold(client, held)
+                client.anew = True
+
+    def _withhold(self, client: Client, held: Mapping[int, int]) -> None:
+        """Send nothing of rows of which the client holds a later seq, `held`, than the table, until that is reached."""
+        for row, seq in held.items():
+            client.ahead[row] = max(seq, client.ahead.get(row, 0))
+            member = client.members[client.session.rows[row]]
+            member.strays[row] = None
+            member.lane.settle(member)
+
+    def _renew(self, client: Client, now: int) -> None:
+        """The client holds a copy of a log that this is not: begin anew with it."""
+        self._waiting.pop(client, None)
+        lost = [row for row in client.ahead if not self.table.n[row]] if client.anew else []
+        client.anew = False
+        client.session.awaited.clear()
+        for member in client.members.values():
+            member.behind = None
+        epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
+        rows = {key: member.rows for key, member in client.members.items()}
+        client.outlet.send(epoch, *self._snapshot(client, rows, now, lost=lost))
 
     def _served(self, interval_ms: int) -> int:
         """The interval served to one who asks for `interval_ms`: that one, or the next slower where too many others are.

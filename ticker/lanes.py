@@ -15,7 +15,7 @@ Times are microseconds since the Unix epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
@@ -58,6 +58,7 @@ class Client:
 
     __slots__ = (
         "ahead",
+        "anew",
         "blocked_since",
         "deadline",
         "failure",
@@ -81,6 +82,8 @@ class Client:
         self.intervals: frozenset[int] = frozenset()
         #: Watched rows of which it holds a later seq than the table has reached.
         self.ahead: dict[int, int] = {}
+        #: Whether the log of what it watches is another one, and it is to be told, and sent all of it whole.
+        self.anew = False
         #: When the outlet last stopped taking messages; None while it takes them.
         self.blocked_since: int | None = None
         #: Rounds of its lanes skipped since then.
@@ -399,10 +402,13 @@ class Lane:
         seq, ahead = self.pace.table.seq, member.client.ahead
         return [row for row in changed if seq[row] >= ahead.get(row, 0)]
 
-    def whole(self, member: Member, rows: Sequence[int]) -> list[bytes]:
-        """Snapshot items of those of `rows` that have a value; the caller sends them, and `member` holds them then."""
+    def whole(self, member: Member, rows: Sequence[int], lost: Container[int] = ()) -> list[bytes]:
+        """Snapshot items of those of `rows` that have a value, or have `lost` it; the caller sends them, and `member`
+        holds them then.
+        """
         self.hold(member, rows)
-        return self._snapshot([row for row in rows if self.pace.table.seq[row]])
+        n = self.pace.table.n
+        return self._snapshot([row for row in rows if n[row] or row in lost])
 
     def hold(self, member: Member, rows: Sequence[int]) -> None:
         """Note that `member` holds `rows` as the table has them now.

@@ -98,7 +98,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True, gc=False, repr_omit_defau
     symbol: str
     seq: int
     n: int
-    ts: int
+    #: None for a symbol that has lost its value, since its log was made anew.
+    ts: int | None
     bid: float | None = None
     bid_size: float | None = None
     ask: float | None = None

@@ -172,9 +172,10 @@ class Pace(Generic[SenderT]):
         self._moved[slots] = self.number
         view, before = self.table.view(rows), self._view[:, slots]
         differs = (view != before) & ~(np.isnan(view) & np.isnan(before))
-        prev, n = self._seq[slots], self.table.n[rows] - self._n[slots]
+        prev, held = self._seq[slots], self._n[slots]
+        n = self.table.n[rows] - held
         trades = self._trades[:, slots]
         trades[2] = self.table.sizes_rounded(rows, trades[2])
         self._keep(slots, rows, view)
         for lane in list(self.lanes.values()):
-            lane.send(Round(ts, rows, frozenset(rows[prev == 0].tolist()), prev, n, view, differs, trades))
+            lane.send(Round(ts, rows, frozenset(rows[held == 0].tolist()), prev, n, view, differs, trades))

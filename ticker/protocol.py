@@ -259,9 +259,12 @@ def snapshot_items(
     view: NDArray[np.float64],
     fields: FieldSet,
 ) -> list[bytes]:
-    """Snapshot items, each with its comma. `view` is float64[len(FIELDS), len(names)]; a value that is none is null."""
+    """Snapshot items, each with its comma. `view` is float64[len(FIELDS), len(names)]; a value that is none is null.
+
+    A symbol with no value yet (`n` 0) has no time either.
+    """
     items: list[dict[str, Any]] = [
-        {"symbol": symbol, "seq": s, "n": count, "ts": t}
+        {"symbol": symbol, "seq": s, "n": count, "ts": t if count else None}
         for symbol, s, count, t in zip(names, seq.tolist(), n.tolist(), ts.tolist(), strict=True)
     ]
     for field in fields:

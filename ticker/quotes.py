@@ -8,7 +8,8 @@ and does not depend on how the log was cut into batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -52,22 +53,24 @@ class Changes:
 
     rows int64[U]; hi, lo float64[U], the highest and lowest price among the batch's trades of that row, NaN where there
     was none; vol float64[U], the volume of those trades, to be rounded by `QuoteTable.sizes_rounded` once it is all
-    added up. Trades older than their session are not among them.
+    added up. Trades older than their session are not among them. fell maps the rows whose `seq` went back, since
+    another part of the log brings them now, to what it was.
     """
 
     rows: Ints
     hi: Floats
     lo: Floats
     vol: Floats
+    fell: Mapping[int, int] = field(default_factory=dict)
 
 
 class QuoteTable:
     """The newest state of every symbol.
 
     Invariant: applying a batch leaves exactly what applying its ticks one by one, in order, would leave.
-    `seq`, `n` and `ts` are int64[capacity] for anyone to read: the log position of the last tick folded in (0: none
-    yet), the ticks folded in, and the time of the last one that was not late. `positions` is int64[parts], the
-    newest log position read of each part.
+    `seq`, `n` and `ts` are int64[capacity] for anyone to read: the log position of the last tick folded in, the ticks
+    folded in (0: the row has no value yet), and the time of the last one that was not late. `positions` is
+    int64[parts], the newest log position read of each part.
     """
 
     def __init__(self, symbols: Symbols, *, session_start_us: int = 0, capacity: int = 1024) -> None:
@@ -85,7 +88,7 @@ class QuoteTable:
         # The newest venue time of each row's quotes (2 * row + QUOTE) and trades (2 * row + TRADE).
         self._newest: Ints = np.zeros(0, np.int64)
         self._part: Ints = np.zeros(0, np.int64)
-        self._parted = 0
+        self._parted = self._moves = 0
         self._slot: Ints = np.zeros(0, np.int64)  # scratch: a row's place among the changed rows of one batch
         self._grow(capacity)
 
@@ -108,8 +111,11 @@ class QuoteTable:
         changed = changed[_starts(changed)]
 
         np.add.at(self.n, row, 1)
+        before = self.seq[changed]
         self.seq[row] = ticks.seq  # a repeated index keeps its last value: so do all scatters below
-        np.maximum.at(self.positions, self._part[changed], self.seq[changed])
+        after = self.seq[changed]
+        np.maximum.at(self.positions, self._part[changed], after)
+        fell = (after < before).nonzero()[0]
 
         trade = ticks.kind == TRADE
         self._learn_decimals(ticks, trade)
@@ -118,7 +124,27 @@ class QuoteTable:
         fresh = _none_of(stale, late)
         self.ts[row[fresh]] = ts[fresh]
         self._fold_quotes(ticks, _where(~trade, stale, late))
-        return self._fold_trades(ticks, ts, _where(trade, stale), changed, late, closed)
+        changes = self._fold_trades(ticks, ts, _where(trade, stale), changed, late, closed)
+        if len(fell):
+            return replace(changes, fell=dict(zip(changed[fell].tolist(), before[fell].tolist(), strict=True)))
+        return changes
+
+    def forget(self, rows: Ints) -> Changes:
+        """Let `rows`, ascending, be as before their first tick: their log was made anew.
+
+        What changed is what fell: all of them that had a value.
+        """
+        rows = rows[self.n[rows] > 0]
+        fell = dict(zip(rows.tolist(), self.seq[rows].tolist(), strict=True))
+        for column in (self.seq, self.n, self.ts):
+            column[rows] = 0
+        for column in (self._session, self._session_end):
+            column[rows] = NO_TIME
+        self._newest[2 * rows] = self._newest[2 * rows + 1] = NO_TIME
+        self._state[:, rows] = np.nan
+        self._state[PRICE_UNIT:, rows] = 1
+        nothing = np.full(len(rows), np.nan)
+        return Changes(rows, nothing, nothing, np.zeros(len(rows)), fell)
 
     def view(self, rows: Ints) -> Floats:
         """The fields of `rows` as a client sees them: float64[len(FIELDS), len(rows)], in the order of FIELDS.
@@ -164,6 +190,9 @@ class QuoteTable:
                 self._grow(max(known, 2 * self.capacity))
             self._part[self._parted : known] = symbols.owner[self._parted : known]
             self._parted = known
+        if symbols.moves > self._moves:
+            self._moves = symbols.moves
+            self._part[:known] = symbols.owner[:known]
         if len(self.positions) < len(symbols.parts):
             self.positions = _longer(self.positions, len(symbols.parts), 0)
 

@@ -16,7 +16,7 @@ from itertools import cycle
 from typing import Any, Final
 
 from feeds.clock import Clock
-from feeds.feed import Feed, FeedError
+from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Symbols
 from ticker.hub import HEARTBEAT_SLOTS, Hub
 from ticker.protocol import encode
@@ -31,9 +31,12 @@ RECONNECT_SPREAD_MS: Final = 2000  # clients of a stopped server come back sprea
 class FeedState(StrEnum):
     """What a client is told of a feed."""
 
+    #: It has not brought yet what there was before it may be served.
     STARTING = "starting"
     LIVE = "live"
+    #: It has brought nothing for a while.
     STALE = "stale"
+    #: It cannot be read. It may come back.
     DOWN = "down"
     ENDED = "ended"
 
@@ -54,9 +57,12 @@ class FeedHealth:
         """The feed's state at `now`."""
         if self.ending is not None:
             return self.ending
-        if self.arrived is None:
+        if self.feed.trouble is not None:
+            return FeedState.DOWN
+        if not self.feed.warm:
             return FeedState.STARTING
-        return FeedState.STALE if now - self.arrived > stale_ms * 1000 else FeedState.LIVE
+        quiet = self.arrived is None or now - self.arrived > stale_ms * 1000
+        return FeedState.STALE if quiet else FeedState.LIVE
 
     def age_ms(self, now: int) -> int | None:
         """Milliseconds since the last arrival; None before the first."""
@@ -71,8 +77,8 @@ class Service:
         self.settings = settings
         self.clock = clock
         self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
-        epochs = {feed.name: feed.epoch for feed in feeds}
-        self.hub = Hub(self.table, settings, epochs, closed=all(feed.closed for feed in feeds))
+        self._epochs = {feed.name: feed.epoch for feed in feeds}
+        self.hub = Hub(self.table, settings, self._epochs, closed=all(feed.closed for feed in feeds))
         self.health = {feed.name: FeedHealth(feed) for feed in feeds}
         #: Set once the service is to end: whoever waits for news ends then.
         self.stopping = asyncio.Event()
@@ -85,9 +91,9 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether every feed has brought its first ticks, or has ended, and the service is not stopping."""
+        """Whether every feed has brought what there was before it may be served, or has ended, and no stop is under way."""
         return not self.stopping.is_set() and all(
-            health.arrived is not None or health.ending is not None for health in self.health.values()
+            health.feed.warm or health.ending is not None for health in self.health.values()
         )
 
     @property
@@ -141,9 +147,14 @@ class Service:
         """Fold in what one feed brings, batch by batch, to its end."""
         feed, table, hub = health.feed, self.table, self.hub
         try:
-            async for ticks in feed:
+            async for brought in feed:
+                if isinstance(brought, Anew):
+                    self._epochs[feed.name] = feed.epoch
+                    hub.fold(table.forget(brought.rows))
+                    hub.begin_anew()
+                    continue
                 health.arrived = self.clock.now()
-                hub.fold(table.apply(ticks))
+                hub.fold(table.apply(brought))
                 self._wake_for_rounds()
                 await asyncio.sleep(0)  # the rounds have their turn before the next batch
         except FeedError as failure:

@@ -335,7 +335,7 @@ class Session:
 
     def _has_value(self, name: str) -> bool:
         row = self._directory.find(name)
-        return row is not None and bool(self._table.seq[row])
+        return row is not None and bool(self._table.n[row])
 
     # -- who serves what -------------------------------------------------------------------------------------------
 

@@ -60,6 +60,16 @@ class Settings:
         0, "size of each socket's send buffer in the kernel; 0 leaves it to the system", least=0, most=1 << 30
     )
     catch_up_s_max: float = _setting(10.0, "wait for a log position that a client is ahead by", least=0.05, most=3600)
+    warm_up_s_max: int = _setting(
+        86_400, "how far back a Kafka feed without a start reads at most, from now", least=0, most=30 * 86_400
+    )
+    kafka_security_protocol: str = _setting("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    kafka_ca_file: str = _setting("", "certificates (PEM) of who signs the brokers'; none: those the system trusts")
+    kafka_cert_file: str = _setting("", "client certificate (PEM), where the brokers ask for one")
+    kafka_key_file: str = _setting("", "its key (PEM, without a password)")
+    kafka_sasl_mechanism: str = _setting("SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    kafka_username: str = _setting("", "user to sign in as")
+    kafka_password_file: str = _setting("", "file that holds the password; read anew at every connect")
     ping_interval_s: float = _setting(20.0, "time between WebSocket pings", least=0.05, most=3600)
     ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05, most=3600)
     page_symbols_max: int = _setting(1000, "symbols on one page of /v1/symbols", least=1, most=100_000)

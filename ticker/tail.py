@@ -219,7 +219,7 @@ class Row:
     def take(self, update: Update, now_s: float) -> None:
         before, quote = self.quote, update.quote
         # The first quote may be an old one; from then on a tick has just come.
-        age_s = max(0.0, (update.ts - quote.ts) / 1e6) if before is None else 0.0
+        age_s = 0.0 if before is not None or quote.ts is None else max(0.0, (update.ts - quote.ts) / 1e6)
         self.quote, self.ticked_s = quote, now_s - age_s
         for name in MOVING & update.change.keys():
             old, new = getattr(before, name, None), getattr(quote, name)

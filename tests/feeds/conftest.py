@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,18 @@ def binance6() -> dict[str, Path]:
     return {file.name.split(".")[1]: file for file in sorted(folder.iterdir())}
 
 
+async def batches_of(feed: Feed) -> AsyncIterator[Ticks]:
+    """The batches of a feed whose log is never made anew."""
+    async for batch in feed:
+        assert isinstance(batch, Ticks)
+        yield batch
+
+
 async def collect(feed: Feed, most: int | None = None) -> list[Ticks]:
     """The batches of a feed, up to at least `most` ticks."""
     batches: list[Ticks] = []
     count = 0
-    async for batch in feed:
+    async for batch in batches_of(feed):
         batches.append(batch)
         count += len(batch)
         if most is not None and count >= most:

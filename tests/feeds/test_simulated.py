@@ -8,7 +8,7 @@ import pytest
 from feeds.pacing import GRAIN_US
 from feeds.spec import open_feed
 from feeds.ticks import COLUMNS, QUOTE, TRADE, Symbols, Ticks
-from tests.feeds.conftest import T0, HandClock, collect
+from tests.feeds.conftest import T0, HandClock, batches_of, collect
 
 
 async def simulated(options: str, most: int = 20_000, symbols: Symbols | None = None) -> Ticks:
@@ -38,7 +38,7 @@ async def test_ticks_are_numbered_and_evenly_spaced_at_the_rate() -> None:
 async def test_ticks_leave_when_they_are_due_and_never_in_a_burst(clock: HandClock) -> None:
     feed = open_feed("sim:?rate=5000&symbols=20", Symbols(), clock=clock)
     sent = 0
-    async for batch in feed:
+    async for batch in batches_of(feed):
         assert (batch.ts_event <= clock.now()).all()
         assert (clock.now() - batch.ts_event <= GRAIN_US).all()
         assert len(batch) <= 6

@@ -57,6 +57,19 @@ def test_a_symbol_belongs_to_the_part_that_brought_it_first() -> None:
     assert [str(part) for part in symbols.parts] == ["kafka/t/0", "kafka/t/1"]
 
 
+def test_a_row_can_be_moved_or_released_to_whoever_claims_it_next() -> None:
+    symbols = Symbols()
+    first, second, third = (symbols.part("k", label) for label in "012")
+    rows = symbols.claim_all(["A", "B"], first)
+    symbols.move(0, second)
+    assert (symbols.claim("A", first), symbols.claim("A", second)) == (REFUSED, 0)
+    assert (symbols.owned_by([first]).tolist(), symbols.owned_by([first, second]).tolist()) == ([1], [0, 1])
+    symbols.release(rows)
+    assert (symbols.claim("A", third), symbols.claim("A", second)) == (0, REFUSED)
+    assert symbols.owner == [third, first]
+    assert symbols.moves == 2
+
+
 def test_a_bad_key_is_an_error_that_shows_it() -> None:
     symbols = Symbols()
     with pytest.raises(ValueError, match="was 'no good'"):

@@ -1,0 +1,270 @@
+"""The topics as the cluster has them now: asked of any broker, by a connection of its own.
+
+It is asked with version 12 of the metadata request (KIP-516, KIP-700), which tells a topic's id where the client
+library's own asks less; brokers older than that answer version 5, without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+from typing import Any, Final
+
+from aiokafka import errors
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.protocol.admin import DescribeConfigsRequest
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest_v4, MetadataRequest_v5
+from aiokafka.protocol.types import (
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+
+from feeds.kafka.setup import Security
+
+# The library tells of every attempt, and at its finest level of the bytes that sign in. What matters of it is told here.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+#: How long a broker may take to answer.
+REQUEST_S_MAX: Final = 5.0
+NO_ID: Final = "00" * 16
+TOPIC_RESOURCE: Final = 2
+
+
+class Unavailable(Exception):  # noqa: N818 - a state that passes
+    """The cluster, or a topic, cannot be read now. The text is one line that names it and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it is now. `id` is empty where the broker does not tell it."""
+
+    name: str
+    id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster and the topics asked for, by name."""
+
+    id: str
+    topics: tuple[Topic, ...]
+
+    @property
+    def epoch(self) -> str:
+        """Names the log that these topics are: the same for everybody who reads them."""
+        text = "\n".join([self.id, *(f"{topic.name} {topic.id} {topic.partitions}" for topic in self.topics)])
+        return f"k-{blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+class Lookout:
+    """Asks how the topics are, of whichever broker answers. For one task at a time."""
+
+    def __init__(self, servers: Iterable[str], topics: Sequence[str], security: Security) -> None:
+        self._topics = sorted(topics)
+        self._security = security
+        #: Where brokers are: those told of by the user, and all that the cluster has told of since.
+        self._servers: dict[tuple[str, int], None] = {}
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            self._servers[host.strip("[]"), int(port)] = None
+        self._connection: AIOKafkaConnection | None = None
+
+    async def look(self) -> Cluster:
+        """The topics as they are now.
+
+        Raises Unavailable where no broker answers, or a topic is missing or may not be read; FeedError where a file
+        that is needed to connect cannot be read.
+        """
+        response = await self._ask(_TopicsRequest(self._topics))
+        if response.API_VERSION >= _FLEXIBLE:
+            found = {name: (error, topic_id, parts) for error, name, topic_id, _, parts, *_ in response.topics}
+        else:
+            found = {name: (error, NO_ID, parts) for error, name, _, parts in response.topics}
+        self._servers |= {(host, port): None for _, host, port, *_ in response.brokers}
+        topics = []
+        for name in self._topics:
+            error, topic_id, parts = found.get(name, (errors.UnknownTopicOrPartitionError.errno, NO_ID, []))
+            if error:
+                raise Unavailable(f"topic {name}: {_MISSING.get(error) or errors.for_code(error).__name__}")
+            topics.append(Topic(name, "" if topic_id == NO_ID else topic_id, len(parts)))
+        return Cluster(response.cluster_id or "", tuple(topics))
+
+    async def compacted(self) -> frozenset[str]:
+        """Those of the topics of which only the newest record of each key is kept; those that do not tell are not."""
+        resources = [(TOPIC_RESOURCE, name, None) for name in self._topics]
+        response = await self._ask(DescribeConfigsRequest(resources))
+        return frozenset(
+            name
+            for error, _, _, name, entries in response.resources
+            if not error and any("compact" in (value or "") for key, value, *_ in entries if key == "cleanup.policy")
+        )
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    async def _ask(self, request: Any) -> Any:
+        if self._connection is None or not self._connection.connected():
+            self._connection = await self._connect()
+        connection = self._connection
+        try:
+            return await connection.send(request)
+        except (TimeoutError, errors.KafkaError, OSError) as error:
+            await self.close()
+            raise Unavailable(f"{connection.host}:{connection.port}: {reason(error)}") from None
+
+    async def _connect(self) -> AIOKafkaConnection:
+        options = self._security.options()
+        causes = []
+        for host, port in random.sample(list(self._servers), len(self._servers)):
+            try:
+                return await create_conn(
+                    host, port, client_id="ticker", request_timeout_ms=int(REQUEST_S_MAX * 1000), **options
+                )
+            except (TimeoutError, errors.KafkaError, OSError) as error:
+                causes.append(f"{host}:{port}: {reason(error)}")
+        raise Unavailable("; ".join(sorted(causes)))
+
+
+def reason(error: BaseException) -> str:
+    """Why a broker could not be asked, in a few words without any secret."""
+    match error:
+        case asyncio.TimeoutError():
+            return f"no answer within {REQUEST_S_MAX:g} s"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"no TLS: {(error.reason or 'handshake failed').replace('_', ' ').lower()}"
+        case errors.KafkaConnectionError():
+            return "the connection was closed" if error.__cause__ is None else reason(error.__cause__)
+        case errors.KafkaError():
+            said = " ".join(str(argument) for argument in error.args if isinstance(argument, str))
+            name = type(error).__name__.removesuffix("Error")
+            return f"{name}: {said}" if said else name
+        case OSError() if error.errno is not None and error.errno > 0:
+            return os.strerror(error.errno).lower()
+        case OSError() if "Connect call failed" in str(error):  # several addresses of one host
+            return "connection refused"
+        case EOFError():
+            return "the connection was closed"
+        case _:
+            return str(error) or type(error).__name__
+
+
+_MISSING: Final = {
+    errors.UnknownTopicOrPartitionError.errno: "there is no such topic",
+    errors.TopicAuthorizationFailedError.errno: "not allowed to read it",
+    errors.LeaderNotAvailableError.errno: "it has no leader yet",
+}
+
+
+# -- the request -------------------------------------------------------------------------------------------------------
+
+_FLEXIBLE: Final = 12
+_NO_TOPIC_ID: Final = bytes(16)
+
+
+class _Uuid:
+    """Sixteen bytes, as hexadecimal digits."""
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> str:
+        return data.read(16).hex()
+
+    @classmethod
+    def repr(cls, value: object) -> str:
+        return repr(value)
+
+
+class _TopicsResponse(Response):
+    API_KEY = 3
+    API_VERSION = _FLEXIBLE
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("topic_authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicsRequest_v12(RequestStruct):  # noqa: N801 - as the library names its own
+    FLEXIBLE_VERSION = True
+    API_KEY = 3
+    API_VERSION = _FLEXIBLE
+    RESPONSE_TYPE = _TopicsResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicsRequest(Request[MetadataRequest_v4 | MetadataRequest_v5 | _TopicsRequest_v12]):
+    """Asks about topics without making those that are not there."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        if request_struct_class is _TopicsRequest_v12:
+            return _TopicsRequest_v12([(_NO_TOPIC_ID, name, {}) for name in self._topics], False, False, {})
+        return request_struct_class(list(self._topics), False)

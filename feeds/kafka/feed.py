@@ -1,0 +1,363 @@
+"""Kafka topics as a feed: every partition, from where reading begins, for as long as the process runs.
+
+    look at the topics -> place each partition -> read it up to its end (warm-up, merged by time) -> read on, live
+
+Whatever stands in the way, it begins anew from the top after a while, with the positions that it has. Everything runs on
+the event loop, in turns of a few milliseconds: a thread that decodes would make the loop wait for the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
+
+from feeds.clock import Clock
+from feeds.feed import Anew, FeedError, FeedStats
+from feeds.kafka.address import Address, Start, parse
+from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
+from feeds.kafka.merging import Block, Merge, concat
+from feeds.kafka.outage import Outage
+from feeds.kafka.partitions import END, FIRST, Partition, begins, labels, since
+from feeds.kafka.records import Reading
+from feeds.kafka.setup import Setup
+from feeds.options import Spec
+from feeds.ticks import NO_TIME, Ints, Symbols, Ticks
+
+log: Final = logging.getLogger(__name__)
+
+#: Records decoded in one turn of the loop: some milliseconds of work.
+RECORDS_MAX: Final = 2000
+#: Records held for others to be told before them, past which more of those others alone is taken.
+HELD_MAX: Final = 200_000
+#: What a broker may send at once, of all its partitions and of each: with these, memory is bounded whatever the lag.
+FETCH_BYTES_MAX: Final = 8 << 20
+PARTITION_BYTES_MAX: Final = 1 << 20
+#: How long a broker waits for records before it answers that there are none: so often each partition is heard of.
+FETCH_WAIT_MS: Final = 500
+#: A partition that has not been heard of for so long cannot be read.
+SILENT_S: Final = 3.0
+REQUEST_MS_MAX: Final = 5000
+#: How often the topics are looked at, for partitions that were added and topics that were made anew.
+LOOK_S: Final = 2.0
+CHECK_S: Final = 0.25
+POLL_MS: Final = 200
+#: After a batch that was not full there is a rest, in which more can come: a few times what the batch took.
+REST_S_MIN, REST_S_MAX, RESTS = 0.001, 0.01, 3.0
+STOP_S_MAX: Final = 2.0
+CLIENT_ID: Final = "ticker"
+
+#: The epoch before any log has been seen.
+UNKNOWN: Final = "unknown"
+
+
+def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, setup: Setup) -> Kafka:
+    """The feed of ``kafka://host:port[,host:port]/topic[,topic]?start=&format=&map=``. Raises FeedError."""
+    address = parse(spec)
+    setup.security.options()  # what is wrong with a file is said at once
+    return Kafka(address, setup, symbols, name=name, clock=clock)
+
+
+class Kafka:
+    """A feed of Kafka topics. `seq` is the record's offset; each partition is a part of the log."""
+
+    closed = False
+
+    def __init__(self, address: Address, setup: Setup, symbols: Symbols, *, name: str, clock: Clock) -> None:
+        self.name = name
+        self.epoch = UNKNOWN
+        self.stats = FeedStats()
+        self.warm = False
+        self._address = address
+        self._setup = setup
+        self._symbols = symbols
+        self._clock = clock
+        self._reading = Reading(name, symbols, self.stats, format=address.format, renamed=address.renamed)
+        self._lookout = Lookout(address.servers, address.topics, setup.security)
+        self._outage = Outage(name)
+        #: The cluster as it was when reading began last; None before.
+        self._cluster: Cluster | None = None
+        self._partitions: dict[TopicPartition, Partition] = {}
+        #: Topics of which something has been read.
+        self._read_topics: set[str] = set()
+        #: Topics that were found to end before where reading was.
+        self._cut_topics: set[str] = set()
+        #: From when on the log has been read without a hole.
+        self._since = NO_TIME
+
+    @property
+    def trouble(self) -> str | None:
+        return self._outage.cause
+
+    async def __aiter__(self) -> AsyncGenerator[Ticks | Anew]:
+        try:
+            while True:
+                try:
+                    async with aclosing(self._read()) as items:
+                        async for item in items:
+                            yield item
+                    continue  # the topics are others now
+                except (Unavailable, FeedError) as cause:  # a mounted file that is missing may come back as well
+                    self._outage.goes_on(str(cause))
+                except (TimeoutError, errors.KafkaError, OSError) as cause:
+                    self._outage.goes_on(reason(cause))
+                await asyncio.sleep(self._outage.pause_s())
+        finally:
+            await self._lookout.close()
+
+    async def _read(self) -> AsyncGenerator[Ticks | Anew]:
+        """Read until the topics are others than they were. Raises what stands in the way."""
+        cluster = await self._lookout.look()
+        if cluster != self._cluster or self._cut_topics:
+            yield self._adopt(cluster)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=list(self._address.servers),
+            client_id=CLIENT_ID,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_max_bytes=FETCH_BYTES_MAX,
+            max_partition_fetch_bytes=PARTITION_BYTES_MAX,
+            request_timeout_ms=REQUEST_MS_MAX,
+            **self._setup.security.options(),
+        )
+        try:
+            await consumer.start()
+            consumer.assign(list(self._partitions))
+            await self._place(consumer)
+            for tp, partition in self._partitions.items():
+                consumer.seek(tp, partition.position)
+                partition.heard = time.monotonic()
+            async with aclosing(self._consume(consumer)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            with suppress(asyncio.TimeoutError, errors.KafkaError, OSError):
+                await asyncio.wait_for(consumer.stop(), STOP_S_MAX)
+
+    # -- the topics ----------------------------------------------------------------------------------------------------
+
+    def _adopt(self, cluster: Cluster) -> Anew:
+        """Take the topics as they are now, and forget what was read of those that were made anew."""
+        before = {} if self._cluster is None else {topic.name: topic for topic in self._cluster.topics}
+        elsewhere = self._cluster is not None and self._cluster.id != cluster.id
+        anew = set(self._cut_topics)
+        for topic in cluster.topics:
+            old = before.get(topic.name)
+            if old is None:
+                continue
+            if elsewhere or old.id != topic.id or old.partitions > topic.partitions:
+                anew.add(topic.name)
+            elif old.partitions < topic.partitions:
+                log.info("feed %s: topic %s has %d partitions now", self.name, topic.name, topic.partitions)
+        for name in sorted(anew):
+            log.warning("feed %s: topic %s was made anew: reading it from its beginning", self.name, name)
+        rows = self._forget(anew)
+        for topic in cluster.topics:
+            for number in range(topic.partitions):
+                part = self._symbols.part(self.name, f"{topic.name}/{number}")
+                added = topic.name in self._read_topics
+                self._partitions.setdefault(
+                    TopicPartition(topic.name, number), Partition(topic.name, number, part, added)
+                )
+        self._cut_topics.clear()
+        self._cluster, self.epoch = cluster, cluster.epoch
+        by_part = {partition.part: partition for partition in self._partitions.values()}
+        self._reading.know(by_part, {topic.name: topic.partitions for topic in cluster.topics})
+        return Anew(rows)
+
+    def _forget(self, topics: Collection[str]) -> Ints:
+        """Give up what was read of `topics`; the rows that were theirs."""
+        gone = [tp for tp in self._partitions if tp.topic in topics]
+        rows = self._symbols.owned_by([self._partitions.pop(tp).part for tp in gone])
+        self._symbols.release(rows)
+        return rows
+
+    async def _place(self, consumer: AIOKafkaConsumer) -> None:
+        """Find out where to begin with the partitions that have not been read so far."""
+        unread = {tp: p for tp, p in self._partitions.items() if p.position is None}
+        if not unread:
+            return
+        first, end = await consumer.beginning_offsets(list(unread)), await consumer.end_offsets(list(unread))
+        now = self._clock.now()
+        start = self._address.start
+        compacted = await self._lookout.compacted() if start is Start.SESSION else frozenset[str]()
+        begin = {
+            tp: FIRST if partition.added else begins(start, tp.topic in compacted, now, self._setup)
+            for tp, partition in unread.items()
+        }
+        # The time of the first record that is read tells since when, where older ones are gone.
+        asked = {tp: at // 1000 if isinstance(at, int) else 0 for tp, at in begin.items() if at != END}
+        found = await consumer.offsets_for_times(asked) if asked else {}
+        for tp, partition in unread.items():
+            record = found.get(tp)
+            after = end[tp] if record is None else record.offset
+            position = end[tp] if begin[tp] == END else first[tp] if begin[tp] == FIRST else after
+            time_us = None if record is None or record.offset != position else record.timestamp * 1000
+            if not partition.added:
+                partition.target = end[tp]
+                whole = since(begin[tp], tp.topic in compacted, now, first[tp], position, time_us)
+                self._since = max(self._since, whole)
+            partition.position = position
+        self._read_topics.update(tp.topic for tp in unread)
+        left = sum(max(0, partition.target - (partition.position or 0)) for partition in unread.values())
+        log.info("feed %s: reading %d partitions, %d records to catch up with", self.name, len(unread), left)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks]:
+        """Read on until the topics are others than they were."""
+        merge = None if self.warm else Merge(partition.part for partition in self._partitions.values())
+        view = _View(self._cluster)
+        watching = asyncio.create_task(self._watch(view))
+        checked = time.monotonic()
+        try:
+            while view.cluster == self._cluster and not self._cut_topics:
+                if merge is not None:
+                    merge = self._warm_up(merge)
+                blocks = await self._poll(consumer, merge)
+                began, count = time.perf_counter(), 0
+                for block in _lots(blocks, merge):
+                    ticks = self._reading.ticks(block, self._since, self._clock.now())
+                    count += len(block)
+                    if len(ticks):
+                        yield ticks
+                    else:
+                        await asyncio.sleep(0)
+                if merge is None and 0 < count < RECORDS_MAX:
+                    spent_s = time.perf_counter() - began
+                    await asyncio.sleep(min(REST_S_MAX, max(REST_S_MIN, RESTS * spent_s)))
+                if merge is not None or time.monotonic() - checked >= CHECK_S:
+                    checked = time.monotonic()
+                    await self._check(consumer, view, merge)
+                    if watching.done():
+                        watching.result()
+        finally:
+            if merge is not None:  # what was not given out is read again
+                for partition in self._partitions.values():
+                    partition.position = merge.holds.get(partition.part, partition.position)
+            watching.cancel()
+            await asyncio.wait((watching,))
+
+    async def _poll(self, consumer: AIOKafkaConsumer, merge: Merge | None) -> dict[int, Block]:
+        """What there is of each part, after a while at most."""
+        wanted: list[TopicPartition] = []  # all of them
+        if merge is not None and len(merge) > HELD_MAX:  # some are far ahead of others
+            hungry = set(merge.hungry)
+            wanted = [tp for tp, partition in self._partitions.items() if partition.part in hungry]
+        try:
+            got = await consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+        except errors.OffsetOutOfRangeError as error:
+            await self._find_place(consumer, error.args[0])
+            return {}
+        blocks, heard = {}, time.monotonic()
+        for tp, records in got.items():
+            partition = self._partitions[tp]
+            partition.position, partition.heard = records[-1].offset + 1, heard
+            blocks[partition.part] = _block(records, partition.part)
+        return blocks
+
+    async def _find_place(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        """Go on at the oldest record where others are gone. A topic that ends before where reading is was made anew."""
+        first = await consumer.beginning_offsets(list(partitions))
+        for tp, oldest in first.items():
+            partition = self._partitions[tp]
+            position = partition.position or 0
+            if position < oldest:
+                text = "feed %s: %s: offsets %d to %d were gone before they could be read: going on at %d"
+                log.warning(text, self.name, partition, position, oldest - 1, oldest)
+                self.stats.skipped += oldest - position
+                partition.position = oldest
+                consumer.seek(tp, oldest)
+            else:
+                log.warning("feed %s: %s ends before offset %d", self.name, partition, position)
+                self._cut_topics.add(tp.topic)
+
+    def _warm_up(self, merge: Merge) -> Merge | None:
+        """Wait no more for partitions that have been read up to their ends; None once all have been."""
+        for partition in self._partitions.values():
+            if partition.warm:
+                merge.end(partition.part)
+        if merge.open or merge.holds:
+            return merge
+        self.warm = True
+        log.info("feed %s: caught up, %d ticks so far", self.name, self.stats.ticks)
+        return None
+
+    async def _check(self, consumer: AIOKafkaConsumer, view: _View, merge: Merge | None) -> None:
+        """See how far reading is behind, and that every partition is heard of. Raises Unavailable where none is."""
+        now, wall_ms = time.monotonic(), time.time() * 1000
+        lag, silent, every = 0, [], True
+        for tp, partition in self._partitions.items():
+            partition.position = max(partition.position or 0, await consumer.position(tp))
+            end = consumer.last_stable_offset(tp)
+            if end is None or end < 0:
+                end = consumer.highwater(tp)
+            lag += max(0, (partition.target if end is None else end) - partition.position)
+            polled_ms = consumer.last_poll_timestamp(tp)
+            if polled_ms is None:
+                every = False
+            else:
+                partition.heard = max(partition.heard, now - max(0.0, wall_ms - polled_ms) / 1000)
+            if merge is not None and len(merge) > HELD_MAX:
+                partition.heard = now  # little is asked of any for now
+            if now - partition.heard > SILENT_S:
+                silent.append(partition)
+        self.stats.lag = lag
+        if silent:
+            cause = view.trouble or f"no answer from {labels(silent)} for {SILENT_S:g} s"
+            if len(silent) == len(self._partitions):
+                raise Unavailable(cause)
+            self._outage.goes_on(cause)
+        elif every:
+            self._outage.is_over()
+
+    async def _watch(self, view: _View) -> None:
+        """Look at the topics from time to time."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                view.cluster = await self._lookout.look()
+                view.trouble = None
+            except (Unavailable, FeedError) as cause:
+                view.trouble = str(cause)
+
+
+@dataclass(slots=True)
+class _View:
+    """The topics as they were seen last, and why they could not be seen since."""
+
+    cluster: Cluster | None
+    trouble: str | None = None
+
+
+def _block(records: Sequence[ConsumerRecord], part: int) -> Block:
+    time_ms = np.array([record.timestamp for record in records], np.int64)
+    return Block(
+        [record.value for record in records],
+        [record.key for record in records],
+        np.full(len(records), part),
+        np.array([record.offset for record in records], np.int64),
+        np.where(time_ms < 0, NO_TIME, time_ms * 1000),
+    )
+
+
+def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> Iterator[Block]:
+    """What is to be told now, in lots that take a turn of the loop each."""
+    if merge is None:
+        whole = concat(list(blocks.values())) if blocks else None
+    else:
+        for part, block in blocks.items():
+            merge.add(part, block)
+        whole = merge.take()
+    if whole is not None:
+        for start in range(0, len(whole), RECORDS_MAX):
+            yield whole[start : start + RECORDS_MAX]
