@@ -12,11 +12,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from feeds import jsonlines
+from feeds import jsonlines, parts
 from feeds.decode import Records
 from feeds.feed import FeedError
 from feeds.fields import TEXTS, Layout, LayoutOf, lacking
@@ -64,6 +65,8 @@ class Recording:
         self._layout = layout
         #: The names of all columns; None for JSON, of which any line may bring new keys.
         self.columns: tuple[str, ...] | None = None
+        #: Where it belongs, if it is a part that a recorder wrote.
+        self.footer: parts.Footer | None = None
         with self._errors():
             start = _first_bytes(path)
             self._compression = self._find_compression(start)
@@ -88,7 +91,7 @@ class Recording:
             yield
         except OSError as error:
             raise self._error(error.strerror or str(error)) from None
-        except pa.ArrowException as error:
+        except (pa.ArrowException, msgspec.DecodeError) as error:
             raise self._error(str(error)) from None
 
     def _error(self, cause: str) -> FeedError:
@@ -170,7 +173,9 @@ class Recording:
     # -- Parquet ---------------------------------------------------------------------------------------------------
 
     def _parquet(self) -> Iterator[Records]:
-        schema = pq.read_schema(self.path)
+        metadata = pq.read_metadata(self.path)
+        self.footer = parts.footer(metadata.metadata)
+        schema = metadata.schema.to_arrow_schema()
         found = self._layout(tuple(schema.names))
         self._check(found, tuple(schema.names))
         self.columns = tuple(schema.names)

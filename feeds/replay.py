@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +67,7 @@ def open_replay(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -
         speed=spec.option("speed", 1.0, _speed, "a number above 0, or max"),
         loop=spec.option("loop", False, options.flag, "0 or 1"),
         wanted=wanted,
-        renamed=spec.option("map", {}, _renamed, f"field:name pairs, fields being {', '.join(FIELDS)}"),
+        renamed=spec.option("map", {}, options.fields_renamed, f"field:name pairs, fields being {', '.join(FIELDS)}"),
     )
     spec.done()
     if wanted.start_us >= wanted.end_us:
@@ -88,13 +89,6 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < math.inf:
         raise ValueError
     return speed
-
-
-def _renamed(text: str) -> dict[str, str]:
-    pairs = dict(pair.split(":", 1) for pair in text.split(","))
-    if not pairs.keys() <= set(FIELDS) or not all(pairs.values()):
-        raise ValueError
-    return pairs
 
 
 def find_files(path: str) -> list[Path]:
@@ -127,6 +121,7 @@ class Replay:
     """A feed of recorded files. Opening it reads the start of each; raises FeedError for what is no recording."""
 
     closed = False
+    trouble = None
 
     def __init__(self, files: list[Path], settings: Settings, symbols: Symbols, *, name: str, clock: Clock) -> None:
         self.name = name
@@ -137,7 +132,12 @@ class Replay:
         self._decoder = Decoder(symbols, symbols.part(name), renamed=settings.renamed, wanted=settings.wanted)
         self._recordings = [Recording(file, self._decoder.layout) for file in files]
         _check_names(settings.renamed, self._recordings)
+        self._logs = _logs(self._recordings)
         self._passes = 0
+
+    @property
+    def warm(self) -> bool:
+        return self.stats.ticks > 0
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
         schedule = Schedule(self._clock, self._settings.speed)
@@ -156,7 +156,7 @@ class Replay:
     def _batches(self) -> Generator[Timed]:
         """All batches of all passes, each tick with the time that paces it."""
         rows = 0
-        tally = _Tally(self._settings.wanted)
+        tally = _Tally(self._settings.wanted, self._since())
         while True:
             shift, lead = tally.span() * self._passes, tally.period() * self._passes
             some = False
@@ -176,17 +176,22 @@ class Replay:
     def _pass(self) -> Iterator[Timed]:
         """All rows of all files once, in the log's order, up to well past the end that was asked for."""
         end_us = self._settings.wanted.end_us
-        runs = [
-            Run(_first_time(recording, self._settings), partial(self._timed, recording))
-            for recording in self._recordings
-        ]
+        runs = [Run(_first_time(files[0], self._settings), partial(self._timed, files)) for files in self._logs]
         for block in merge(runs):
             if not self._settings.loop and int(block.time[0]) - PAST_END_US >= end_us:
                 return
             yield block
 
-    def _timed(self, recording: Recording) -> Iterator[Timed]:
-        return timed(self._read(recording))
+    def _timed(self, files: Sequence[Recording]) -> Iterator[Timed]:
+        return timed(chain.from_iterable(map(self._read, files)))
+
+    def _since(self) -> int | None:
+        """Since when the log that comes first had been read without a hole, where its first file tells."""
+        first = min((files[0] for files in self._logs), key=lambda file: _first_time(file, self._settings))
+        footer = first.footer
+        if footer is None or footer.number != 1:
+            return None
+        return NO_TIME if footer.since is None else footer.since
 
     def _read(self, recording: Recording) -> Iterator[tuple[Ticks, Ints]]:
         rows = unreadable = 0
@@ -214,6 +219,15 @@ class Replay:
             log.warning("%s: left out, since another feed brings it: %s%s", path, ", ".join(said), tail)
 
 
+def _logs(recordings: Sequence[Recording]) -> list[list[Recording]]:
+    """The files that are one log each, in its order: the parts of one recording; any other file by itself."""
+    logs: dict[object, list[Recording]] = {}
+    for place, recording in enumerate(recordings):
+        footer = recording.footer
+        logs.setdefault(footer.recording if footer else place, []).append(recording)
+    return [sorted(files, key=lambda file: file.footer.number if file.footer else 0) for files in logs.values()]
+
+
 def _check_names(renamed: Mapping[str, str], recordings: Sequence[Recording]) -> None:
     """FeedError where a name given by ``map=`` is in no file; of JSON it is not known before the end."""
     columns = {name for recording in recordings for name in recording.columns or renamed.values()}
@@ -225,8 +239,10 @@ def _check_names(renamed: Mapping[str, str], recordings: Sequence[Recording]) ->
 class _Tally:
     """The times of the readable rows that lie in the range asked for, in the first pass."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, since: int | None) -> None:
+        """`since` is the time from which the log has been read without a hole, None where its first time tells."""
         self._wanted = wanted
+        self._since = since
         self._low, self._high = _NEVER, NO_TIME
         self._start, self._end = _NEVER, NO_TIME
 
@@ -243,8 +259,10 @@ class _Tally:
                     self._high = max(self._high, int(known.max()))
 
     def since(self) -> int:
-        """The time from which the log has been read: its first, or `from` where that is later."""
-        return max(self._wanted.start_us, self._start) if self._end != NO_TIME else NO_TIME
+        """The time from which the log has been read: `from`, where that is later."""
+        if self._end == NO_TIME:
+            return NO_TIME
+        return max(self._wanted.start_us, self._start if self._since is None else self._since)
 
     def span(self) -> int:
         """How far each pass lies behind the one before, on all clocks: past the newest time there is, on any of them."""

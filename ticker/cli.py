@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import resource
 import shutil
@@ -22,10 +23,15 @@ from typing import Any, Final
 
 import click
 import uvicorn
+from click.core import ParameterSource
 
 from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError
+from feeds.fields import FIELDS
+from feeds.kafka.address import Address, destination
 from feeds.kafka.setup import Security, Setup
+from feeds.options import Spec, fields_renamed
+from feeds.options import time as time_us
 from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from ticker.errors import RequestError
@@ -45,6 +51,7 @@ CUT_OFF_S: Final = 0.5
 #: Signals closer than this are one: some shells send it to the group and to the process.
 SIGNAL_S_MIN: Final = 0.3
 GC_THRESHOLD: Final = 10_000, 10, 10
+TIME: Final = "a time in ISO 8601 or since 1970"
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
@@ -183,6 +190,135 @@ def record(spec: str, folder: Path, part_mb: float, part_s: float, log_level: st
     except RecordError as error:
         raise click.UsageError(str(error)) from None
     return asyncio.run(run_record(feed, recorder))
+
+
+def _parsed(parse: Callable[[str], Any], expected: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """What makes of an option's text what `parse` does; ValueError is the caller's mistake."""
+
+    def callback(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(text)
+        except ValueError:
+            raise click.BadParameter(f"expected {expected}, was {text!r}") from None
+
+    return callback
+
+
+def _speed(text: str) -> float | None:
+    speed = None if text == "max" else float(text)
+    if speed is not None and not 0 < speed < math.inf:
+        raise ValueError
+    return speed
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--to", required=True, metavar="SPEC", help="The topic: kafka://HOST:PORT/TOPIC, with ?format=msgpack if not JSON."
+)
+@click.option(
+    "--speed",
+    default="max",
+    show_default=True,
+    callback=_parsed(_speed, "a number above 0, or max"),
+    help="Multiple of real time, or max.",
+)
+@click.option("--loop", is_flag=True, help="Begin again at the end.")
+@click.option("--start", callback=_parsed(time_us, TIME), help="Of the recording, leave out what is older.")
+@click.option("--end", callback=_parsed(time_us, TIME), help="Of the recording, leave out this time and later.")
+@click.option("--symbols", "patterns", metavar="KEYS", help="Keys or shell patterns, with commas between.")
+@click.option(
+    "--map",
+    "renamed",
+    callback=_parsed(fields_renamed, f"field:name pairs, fields being {', '.join(FIELDS)}"),
+    help="Columns by name: price:px,ts_event:time.",
+)
+@click.option("--count", type=click.IntRange(1), help="Stop after so many ticks.")
+@click.option("--create", is_flag=True, help="Create the topic if it is not there.")
+@click.option(
+    "--partitions", type=click.IntRange(1, 10_000), default=3, show_default=True, help="Of the topic, if created."
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 1000),
+    help="Of each partition, if created; the cluster's default if not given.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]),
+    default="lz4",
+    show_default=True,
+    help="Of batches of records.",
+)
+@click.option(
+    "--patience-s",
+    type=click.FloatRange(0.1, 86_400),
+    default=30,
+    show_default=True,
+    help="How long a broker may acknowledge nothing.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@_with_settings("kafka_")
+@click.pass_context
+def produce(
+    context: click.Context,
+    /,
+    files: Sequence[str],
+    to: str,
+    create: bool,
+    partitions: int,
+    replicas: int | None,
+    count: int | None,
+    compression: str,
+    patience_s: float,
+    log_level: str,
+    **values: Any,
+) -> int:
+    """Write recordings into a Kafka topic, keyed by symbol.
+
+    FILE is a file, a glob or a folder, as replay: takes them; several are one log, merged by time. Or it is one feed,
+    such as 'sim:?rate=2000'.
+    """
+    from feeds.kafka.producer import DEFAULT_REPLICAS, Target  # noqa: PLC0415 - a server writes to no topic
+    from ticker.produce import Creation, is_spec, open_files  # noqa: PLC0415
+    from ticker.produce import produce as run_produce  # noqa: PLC0415
+
+    _log_to_stderr(log_level)
+    symbols, clock = Symbols(), WallClock()
+    how = {name: values.pop(name) for name in ("speed", "loop", "start", "end", "patterns", "renamed")}
+    kafka = _settings(values)[1]
+    try:
+        target = Target(_destination(to), kafka.security)
+        if any(map(is_spec, files)):
+            _alone(files, [name for name in how if context.get_parameter_source(name) is ParameterSource.COMMANDLINE])
+            feed = _open_feeds(files, symbols, clock, kafka)[0]
+        else:
+            feed = open_files(files, symbols, clock, **how)
+    except FeedError as error:
+        raise click.UsageError(str(error)) from None
+    creation = Creation(partitions, replicas or DEFAULT_REPLICAS) if create else None
+    running = run_produce(
+        feed, symbols, target, creation=creation, count=count, compression=compression, patience_s=patience_s
+    )
+    return asyncio.run(running)
+
+
+def _destination(text: str) -> Address:
+    """The topic to write to. Raises FeedError."""
+    spec = Spec(text)
+    if spec.scheme != "kafka":
+        raise spec.error("expected a topic to write to, as in kafka://HOST:PORT/TOPIC")
+    return destination(spec)
+
+
+def _alone(files: Sequence[str], given: Sequence[str]) -> None:
+    """Raise UsageError where a feed's spec does not stand alone, or flags of files were `given` with it."""
+    if len(files) > 1:
+        raise click.UsageError("expected files, or one feed alone")
+    if given:
+        raise click.UsageError(f"{given[0]}: a feed's options stand in its spec, as in sim:?speed=max")
 
 
 # -- serving -------------------------------------------------------------------------------------------------------

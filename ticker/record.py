@@ -53,7 +53,7 @@ async def record(feed: Feed, recorder: Recorder) -> int:
             raise
     finally:
         reading.cancel()
-        await asyncio.wait([reading])
+        await asyncio.gather(reading, return_exceptions=True)
     click.echo(summary(recorder))
     return 1 if failure else 0
 

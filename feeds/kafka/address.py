@@ -14,10 +14,11 @@ from feeds.options import Spec, fields_renamed, time
 
 PORT: Final = 9092
 
-_SERVER = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/@,\s]+)(?::(?P<port>\d{1,5}))?")
+_LABEL = r"[^:\[\]/@,\s.]{1,63}"  # of a host's name: what is empty or longer cannot be looked up
+_SERVER = re.compile(rf"(?P<host>\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(?P<port>[0-9]{{1,5}}))?")
 #: What Kafka itself takes as the name of a topic.
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_BACK = re.compile(r"-(?P<count>\d{1,9})(?P<unit>ms|s|m|h|d)")
+_BACK = re.compile(r"-(?P<count>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
 _UNIT_US: Final = {"ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 START: Final = "session, latest, earliest, a time back such as -15m, or a time in ISO 8601 or since 1970"
@@ -104,4 +105,7 @@ def start(text: str) -> Start | Back | int:
         return Back(int(back["count"]) * _UNIT_US[back["unit"]])
     if text in {word.value for word in Start}:
         return Start(text)
-    return time(text)
+    since_us = time(text)
+    if since_us < 0:  # before 1970, where no record is: -15 without its unit
+        raise ValueError
+    return since_us

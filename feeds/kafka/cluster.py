@@ -47,6 +47,10 @@ class Unavailable(Exception):  # noqa: N818 - a state that passes
     """The cluster, or a topic, cannot be read now. The text is one line that names it and the cause."""
 
 
+class Missing(Unavailable):
+    """A topic is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A topic as it is now. `id` is empty where the broker does not tell it."""
@@ -86,8 +90,8 @@ class Lookout:
     async def look(self) -> Cluster:
         """The topics as they are now.
 
-        Raises Unavailable where no broker answers, or a topic is missing or may not be read; FeedError where a file
-        that is needed to connect cannot be read.
+        Raises Unavailable where no broker answers or a topic may not be read, Missing where there is none; FeedError
+        where a file that is needed to connect cannot be read.
         """
         response = await self._ask(_TopicsRequest(self._topics))
         if response.API_VERSION >= _FLEXIBLE:
@@ -99,7 +103,8 @@ class Lookout:
         for name in self._topics:
             error, topic_id, parts = found.get(name, (errors.UnknownTopicOrPartitionError.errno, NO_ID, []))
             if error:
-                raise Unavailable(f"topic {name}: {_MISSING.get(error) or errors.for_code(error).__name__}")
+                kind = Missing if error == errors.UnknownTopicOrPartitionError.errno else Unavailable
+                raise kind(f"topic {name}: {_MISSING.get(error) or errors.for_code(error).__name__}")
             topics.append(Topic(name, "" if topic_id == NO_ID else topic_id, len(parts)))
         return Cluster(response.cluster_id or "", tuple(topics))
 

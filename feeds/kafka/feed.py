@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +52,8 @@ POLL_MS: Final = 200
 #: After a batch that was not full there is a rest, in which more can come: a few times what the batch took.
 REST_S_MIN, REST_S_MAX, RESTS = 0.001, 0.01, 3.0
 STOP_S_MAX: Final = 2.0
+#: What a consumer takes to let its requests go, well counted.
+LET_GO_S: Final = 0.02
 CLIENT_ID: Final = "ticker"
 
 #: The epoch before any log has been seen.
@@ -140,8 +142,7 @@ class Kafka:
                 async for item in items:
                     yield item
         finally:
-            with suppress(asyncio.TimeoutError, errors.KafkaError, OSError):
-                await asyncio.wait_for(consumer.stop(), STOP_S_MAX)
+            await _stop(consumer)
 
     # -- the topics ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +200,8 @@ class Kafka:
         found = await consumer.offsets_for_times(asked) if asked else {}
         for tp, partition in unread.items():
             record = found.get(tp)
+            if record is not None and record.timestamp < 0:  # some brokers' way to say that there is none so late
+                record = None
             after = end[tp] if record is None else record.offset
             position = end[tp] if begin[tp] == END else first[tp] if begin[tp] == FIRST else after
             time_us = None if record is None or record.offset != position else record.timestamp * 1000
@@ -306,6 +309,11 @@ class Kafka:
             if polled_ms is None:
                 every = False
             else:
+                if (
+                    partition.first_end is None
+                ):  # told with the records, it is newer and surer than when asked for alone
+                    partition.first_end = end or 0
+                    partition.target = max(partition.target, partition.first_end if partition.target else 0)
                 partition.heard = max(partition.heard, now - max(0.0, wall_ms - polled_ms) / 1000)
             if merge is not None and len(merge) > HELD_MAX:
                 partition.heard = now  # little is asked of any for now
@@ -329,6 +337,22 @@ class Kafka:
                 view.trouble = None
             except (Unavailable, FeedError) as cause:
                 view.trouble = str(cause)
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer, whatever state it is in, within a time.
+
+    Its own stop passes on the cancellation of a request that waits to be tried again, as if the caller had been
+    cancelled, and leaves the connections open; without an assignment it has no such request.
+    """
+    consumer.unsubscribe()
+    await asyncio.sleep(LET_GO_S)
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait((stopping,), timeout=STOP_S_MAX)
+    if not stopping.done():
+        stopping.cancel()
+    elif not stopping.cancelled() and (error := stopping.exception()) is not None:
+        log.debug("a consumer was not stopped in order: %s", error)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ partition is kept, whatever its times do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,18 +63,18 @@ def concat(blocks: Sequence[Block]) -> Block:
 class Merge:
     """Takes blocks of each of `parts` in, and gives them out merged by running time.
 
-    Holds one block or so of each part: the caller brings more of the `hungry` ones alone.
+    Holds what is ahead of the others: the caller may then bring more of the `hungry` ones alone.
     """
 
     def __init__(self, parts: Iterable[int]) -> None:
         self._newest = dict.fromkeys(parts, NO_TIME)
-        #: Records that are not given out yet, and the running time of each.
-        self._held: dict[int, tuple[Block, Ints]] = {}
+        #: Of each part the records that are not given out yet, and the running time of each.
+        self._held: dict[int, deque[tuple[Block, Ints]]] = {}
         self._open = set(self._newest)
 
     def __len__(self) -> int:
         """How many records it holds."""
-        return sum(len(block) for block, _ in self._held.values())
+        return sum(len(block) for chunks in self._held.values() for block, _ in chunks)
 
     @property
     def hungry(self) -> Collection[int]:
@@ -88,16 +89,13 @@ class Merge:
     @property
     def holds(self) -> Mapping[int, int]:
         """The parts of which there are records that have not been given out, and the offset of the first."""
-        return {part: int(block.offset[0]) for part, (block, _) in self._held.items()}
+        return {part: int(chunks[0][0].offset[0]) for part, chunks in self._held.items()}
 
     def add(self, part: int, block: Block) -> None:
         """More records, at least one, of `part`, which has not ended."""
         running = np.maximum(np.maximum.accumulate(block.time), self._newest[part])
         self._newest[part] = int(running[-1])
-        if part in self._held:
-            held, time = self._held[part]
-            block, running = concat([held, block]), np.concatenate([time, running])
-        self._held[part] = block, running
+        self._held.setdefault(part, deque()).append((block, running))
 
     def end(self, part: int) -> None:
         """No more of `part` is to be waited for."""
@@ -108,14 +106,19 @@ class Merge:
         if self.hungry or not self._held:
             return None
         horizon = min((self._newest[part] for part in self._open), default=_NEVER)
-        blocks, times = [], []
-        for part in sorted(self._held):
-            block, time = self._held.pop(part)
-            count = int(np.searchsorted(time, horizon, side="right"))
-            if count:
-                blocks.append(block[:count])
-                times.append(time[:count])
+        taken = [chunk for part in sorted(self._held) for chunk in self._up_to(horizon, part)]
+        merged = concat([block for block, _ in taken])
+        time = np.concatenate([running for _, running in taken])
+        return merged if (time[1:] >= time[:-1]).all() else merged.take(np.argsort(time, kind="stable"))
+
+    def _up_to(self, horizon: int, part: int) -> Iterator[tuple[Block, Ints]]:
+        """The records of a part up to `horizon`, which it holds no more then."""
+        chunks = self._held[part]
+        while chunks and chunks[0][1][0] <= horizon:
+            block, running = chunks.popleft()
+            count = int(np.searchsorted(running, horizon, side="right"))
             if count < len(block):
-                self._held[part] = block[count:], time[count:]
-        merged = concat(blocks)
-        return merged if len(blocks) == 1 else merged.take(np.argsort(np.concatenate(times), kind="stable"))
+                chunks.appendleft((block[count:], running[count:]))
+            yield block[:count], running[:count]
+        if not chunks:
+            del self._held[part]

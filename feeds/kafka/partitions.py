@@ -56,7 +56,7 @@ def begins(start: Start | Back | int, compacted: bool, now: int, setup: Setup) -
         case Start.SESSION:
             return max(now - (now - setup.session_start_us) % DAY_US, now - setup.warm_up_us)
         case Back(us):
-            return now - us
+            return max(0, now - us)
         case int():
             return start
         case _:

@@ -36,6 +36,10 @@ class Security:
             raise ValueError(f"kafka_sasl_mechanism: expected one of {', '.join(MECHANISMS)}, was {self.mechanism!r}")
         if self.signs_in and not (self.username and self.password_file):
             raise ValueError(f"kafka_username and kafka_password_file: expected both with {self.protocol}")
+        if not self.signs_in and (self.username or self.password_file):
+            raise ValueError(
+                f"kafka_security_protocol: expected SASL_PLAINTEXT or SASL_SSL with a user, was {self.protocol}"
+            )
         if self.key_file and not self.cert_file:
             raise ValueError("kafka_cert_file: expected one with kafka_key_file, was none")
         if not self.encrypted and (self.ca_file or self.cert_file):

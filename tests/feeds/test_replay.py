@@ -20,6 +20,7 @@ from feeds.ticks import COLUMNS, NO_TIME, QUOTE, TRADE, Symbols, Ticks
 from tests.feeds.conftest import (
     T0,
     HandClock,
+    batches_of,
     collect,
     quote,
     replayed,
@@ -205,7 +206,7 @@ async def test_an_odd_venue_time_does_not_stretch_the_pace_of_a_loop(tmp_path: P
 async def test_ticks_leave_at_their_own_pace(tmp_path: Path, clock: HandClock, speed: float) -> None:
     path = write_csv(tmp_path / "x.csv", [quote(T0 - 10**9 + at) for at in (0, 0, 40_000, 30_000, 100_000)])
     feed = open_feed(f"replay:{path}?speed={speed}", Symbols(), clock=clock)
-    lots = [(clock.now() - T0, len(batch)) async for batch in feed]
+    lots = [(clock.now() - T0, len(batch)) async for batch in batches_of(feed)]
     assert lots == [(0, 2), (40_000 / speed, 2), (100_000 / speed, 1)]
 
 
@@ -219,7 +220,7 @@ async def test_a_recording_without_receive_times_is_paced_by_venue_times(tmp_pat
 async def test_a_real_recording_at_its_own_pace(binance6: dict[str, Path], clock: HandClock) -> None:
     feed = open_feed(f"replay:{binance6['parquet']}", Symbols(), clock=clock)
     began, first = clock.now(), None
-    async for batch in feed:
+    async for batch in batches_of(feed):
         first = batch.ts_recv[0] if first is None else first
         due = began + (batch.ts_recv - first)
         assert (due <= clock.now()).all()
@@ -310,7 +311,7 @@ async def test_a_file_cut_off_gives_its_rows_and_then_one_clear_line(tmp_path: P
 
     async def read() -> None:
         nonlocal seen
-        async for batch in feed:
+        async for batch in batches_of(feed):
             seen += len(batch)
 
     with pytest.raises(FeedError) as error:
@@ -370,7 +371,7 @@ async def test_a_replay_can_be_cancelled_while_it_waits(tmp_path: Path) -> None:
     batches: asyncio.Queue[Ticks] = asyncio.Queue()
 
     async def run() -> None:
-        async for batch in feed:
+        async for batch in batches_of(feed):
             await batches.put(batch)
 
     task = asyncio.create_task(run())
