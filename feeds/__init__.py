@@ -5,17 +5,24 @@ What all feeds share, pure:
     fields      the names that a tick's fields go by
     convert     columns of any type to numbers, times and texts
     decode      records to ticks, and why some cannot be read
-    jsonlines   JSON to records
+    objects     decoded objects to records
+    jsonlines   lines of JSON to records
+    values      the values of a log to records: JSON, MessagePack
+    encode      ticks to the values of a log
     merge       several recordings as one, by time
+    parts       what the Parquet parts of a recording hold
 
 What touches the world:
     feed        the `Feed` protocol, its counters, and `FeedError`
     clock       the time of day, or a hand-turned one in tests
     pacing      letting ticks out when they are due; blocking work in a thread
     options     a spec taken apart
+    formats     opening a format of values by its name, also one that a package brings
     readers     CSV, NDJSON and Parquet files to blocks of records
     replay      recorded files as a feed
     simulated   a made-up market as a feed
+    kafka       Kafka topics as a feed: a package of its own, with a map of its own
+    recorder    any feed into Parquet parts
     spec        `open_feed`, and the table of schemes
 
 To write a feed, read docs/feeds.md.

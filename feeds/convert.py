@@ -1,4 +1,4 @@
-"""Arrow columns of any type to NumPy columns of one: numbers, times, texts. Pure.
+"""Columns of any type, of Arrow or of objects, to NumPy columns of one: numbers, times, texts. Pure.
 
 What a text means is said by `number_of` and `time_of`, one value at a time. Arrow's own casts are the fast way for a
 whole column; they take nothing that those two would not, and the few values they cannot take go through those two.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -71,23 +72,48 @@ def _in_range(time: int) -> int | None:
     return time if abs(time) < TIME_US_MAX else None
 
 
-def from_objects(values: Sequence[object]) -> Array:
-    """An Arrow array of decoded JSON values. A column of mixed types becomes one of texts that mean the same."""
-    first = next((value for value in values if value is not None), None)
-    kind = pa.string() if isinstance(first, str) else None
-    if kind is None:  # told the type, Arrow is twice as fast, but of whole numbers it would make 1.5 to 1
-        kinds = set(map(type, values)) - {type(None)}
-        if not kinds <= {int, float}:
-            return _as_texts(values)
-        kind = pa.float64() if float in kinds else pa.int64() if kinds else pa.null()
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, OverflowError):
-        return _as_texts(values)
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """A column of decoded values, None where there is none. Among the others there are no types but `kinds`.
+
+    If `finite`, its numbers are known to be neither NaN nor infinite.
+    """
+
+    values: Sequence[Any]
+    kinds: frozenset[type]
+    finite: bool = False
+
+    @staticmethod
+    def of(values: Sequence[Any]) -> Objects:
+        return Objects(values, frozenset(map(type, values)) - {type(None)})
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, places: Sequence[int]) -> Objects:
+        """The values at `places` alone."""
+        return replace(self, values=[self.values[place] for place in places])
+
+    def to_arrow(self) -> Array:
+        """The same as an Arrow array. A column of mixed types becomes one of texts that mean the same."""
+        kinds = Objects.of(self.values).kinds
+        if kinds <= {int, float}:  # told the type, Arrow is twice as fast, but of whole numbers it would make 1.5 to 1
+            kind = pa.float64() if float in kinds else pa.int64() if kinds else pa.null()
+        elif kinds == {str}:
+            kind = pa.string()
+        else:
+            return self._texts()
+        try:
+            return pa.array(self.values, kind)
+        except (pa.ArrowException, OverflowError):
+            return self._texts()
+
+    def _texts(self) -> Array:
+        return pa.array([_text_of(value) for value in self.values], pa.string())
 
 
-def _as_texts(values: Sequence[object]) -> Array:
-    return pa.array([_text_of(value) for value in values], pa.string())
+#: What a column of records may be.
+Column = Array | Objects
 
 
 def _text_of(value: object) -> str | None:
@@ -95,15 +121,22 @@ def _text_of(value: object) -> str | None:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(value)
-    return f"({type(value).__name__})"  # neither a number, nor a time, nor a key
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return f"({type(value).__name__} value)"  # neither a number, nor a time, nor a key, which has no space
 
 
-def numbers(array: Array) -> tuple[Floats, Bools | None]:
+def numbers(column: Column) -> tuple[Floats, Bools | None]:
     """float64[n], NaN where there is no value, and which values are not finite numbers (bool[n], None for none).
 
     A decimal becomes the float64 nearest to it, whatever the column's type. An empty text is no value.
     """
-    array = _plain_type(array)
+    if isinstance(column, Objects) and column.kinds <= {int, float}:
+        try:
+            return _numbers_of_objects(column)
+        except OverflowError:  # an integer past all of float64
+            pass
+    array = _plain_type(column)
     kind = array.type
     if pa.types.is_null(kind):
         return np.full(len(array), np.nan), None
@@ -121,6 +154,20 @@ def numbers(array: Array) -> tuple[Floats, Bools | None]:
     else:
         return np.full(len(array), np.nan), _mask(array.is_valid())
     return _finite(array)
+
+
+def _numbers_of_objects(column: Objects) -> tuple[Floats, Bools | None]:
+    """`numbers` of integers, floats and None. Raises OverflowError."""
+    values = column.values
+    found = np.fromiter(values, np.float64, len(values))  # NaN for None
+    if column.finite:
+        return found, None
+    finite = np.isfinite(found)
+    count = np.count_nonzero(finite)
+    if count == len(values) or count == len(values) - values.count(None):
+        return found, None
+    bad = ~finite & np.fromiter((value is not None for value in values), np.bool_, len(values))
+    return np.where(finite, found, np.nan), bad
 
 
 def _finite(array: Array) -> tuple[Floats, Bools | None]:
@@ -149,9 +196,17 @@ def _decimals(array: Array) -> Floats:
     return np.where(valid, values, np.nan) if array.null_count else values
 
 
-def times(array: Array) -> tuple[Ints, Bools | None]:
+def times(column: Column) -> tuple[Ints, Bools | None]:
     """int64[n] microseconds since the epoch, `NO_TIME` where there is none, and which values are no times."""
-    array = _plain_type(array)
+    if isinstance(column, Objects):
+        if column.kinds == {int}:
+            try:
+                return _times_of_ints(np.fromiter(column.values, np.int64, len(column)))
+            except (TypeError, OverflowError):  # a None, or an integer past all of int64
+                pass
+        elif column.kinds == {datetime}:
+            column = pa.array(column.values, pa.timestamp("us", "UTC"))
+    array = _plain_type(column)
     kind = array.type
     if pa.types.is_null(kind):
         return np.full(len(array), NO_TIME), None
@@ -168,6 +223,12 @@ def times(array: Array) -> tuple[Ints, Bools | None]:
     if pa.types.is_floating(kind):
         return _ranged(array, _micros_of_floats(array.cast(pa.float64()).to_numpy(zero_copy_only=False)))
     return np.full(len(array), NO_TIME), _mask(array.is_valid())
+
+
+def _times_of_ints(count: Ints) -> tuple[Ints, Bools | None]:
+    values = _micros_of_ints(count)
+    bad = np.abs(values) >= TIME_US_MAX
+    return (np.where(bad, NO_TIME, values), bad) if np.count_nonzero(bad) else (values, None)
 
 
 def _times_of_text(array: Array) -> tuple[Ints, Bools | None]:
@@ -209,9 +270,11 @@ def _micros_of_ints(count: Ints) -> Ints:
     low, high = int(count.min()), int(count.max())
     if low >= _MICROS_MAX:
         return count // 1000
+    if low >= _MILLIS_MAX and high < _MICROS_MAX:
+        return count
     if low >= _SECONDS_MAX and high < _MILLIS_MAX:
         return count * 1000
-    size = np.abs(count)
+    size = np.abs(np.maximum(count, NO_TIME + 1))  # the lowest integer has no positive of its own
     return np.select(
         [size < _SECONDS_MAX, size < _MILLIS_MAX, size < _MICROS_MAX],
         [count * 1_000_000, count * 1000, count],
@@ -244,12 +307,19 @@ def _ranged(array: Array, values: Ints) -> tuple[Ints, Bools | None]:
     return np.where(good, values, NO_TIME), bad if some_bad else None
 
 
-def texts(array: Array) -> tuple[Ints, list[str]]:
+def texts(column: Column) -> tuple[Ints, list[str]]:
     """int64[n] positions among the distinct texts, -1 where there is none (or an empty one), and those texts."""
+    if isinstance(column, Objects):
+        of_column = column.values if column.kinds <= {str} else map(_text_of, column.values)
+        code_of = _Codes()
+        return np.fromiter(map(code_of.__getitem__, of_column), np.int64, len(column)), code_of.texts()
+    array = column
     if not pa.types.is_dictionary(array.type):
         array = _plain_type(array)
         if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
-            return np.where(_mask(array.is_valid()), 0, -1), [f"({array.type})"]  # no key, no type: it has brackets
+            return np.where(_mask(array.is_valid()), 0, -1), [
+                f"({array.type} value)"
+            ]  # no key, no type: it has a space
         array = array.cast(pa.string()).dictionary_encode()
     names = _strings(_plain_type(array.dictionary))
     codes: Ints = array.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
@@ -258,8 +328,28 @@ def texts(array: Array) -> tuple[Ints, list[str]]:
     return codes, [name or "" for name in names]
 
 
-def shown(scalar: Any) -> str:
-    """One value of an Arrow array, for a person to read."""
+class _Codes(dict[Any, int]):
+    """Numbers texts from 0 as they are asked for; no text is -1."""
+
+    def __init__(self) -> None:
+        super().__init__({None: -1, "": -1})
+
+    def __missing__(self, text: str) -> int:
+        code = self[text] = len(self) - 2
+        return code
+
+    def texts(self) -> list[str]:
+        return list(self)[2:]
+
+
+def shown(column: Column, place: int) -> str | None:
+    """One value of a column, for a person to read; None where there is none."""
+    if isinstance(column, Objects):
+        value = column.values[place]
+        return str(value) if type(value) in {int, float} else None if value is None else repr(_text_of(value))
+    scalar = column[place]
+    if not scalar.is_valid:
+        return None
     if pa.types.is_string(scalar.type):
         return repr(_strings(pa.array([scalar]))[0])
     try:
@@ -274,8 +364,9 @@ def _strings(array: Array) -> list[str | None]:
     return [None if text is None else text.decode(errors="replace") for text in texts]
 
 
-def _plain_type(array: Array) -> Array:
-    """The array without an encoding of its own: no dictionary, no large or view string."""
+def _plain_type(column: Column) -> Array:
+    """The column as an array without an encoding of its own: no dictionary, no large or view string."""
+    array = column.to_arrow() if isinstance(column, Objects) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):

@@ -1,7 +1,6 @@
 """Records to columns: what a tick is, and what makes a record unreadable. Pure.
 
-`Records` are rows as a source has them: Arrow columns of any type under the source's own names. `Decoder.decode`
-makes `Ticks` of them, and a reason for each row that cannot be read. It is the same for every format and feed.
+`Records` are rows as a source has them: columns of any type under the source's own names. `Decoder.decode` makes `Ticks` of them, and a reason for each row that cannot be read. It is the same for every format and feed.
 
     records --layout--> fields --convert--> numbers, times, texts --judge--> kinds, faults --claim--> rows
 """
@@ -15,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from feeds import convert
-from feeds.convert import Array, Bools
+from feeds.convert import TIME_US_MAX, Bools, Column
 from feeds.fields import KINDS, NUMBERS, QUOTE_FIELDS, TIMES, TRADE_FIELDS, Layout, layout, plain
 from feeds.ticks import NO_TIME, QUOTE, REFUSED, TRADE, Floats, Ints, Symbols, Ticks, is_key
 
@@ -35,12 +34,12 @@ _SHOWN_CHARS_MAX: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Rows of a source: Arrow columns, all `rows` long, by the source's own names.
+    """Rows of a source: columns, all `rows` long, by the source's own names. Each is a pyarrow.Array or `Objects`.
 
     `faults` gives the reason for each row that the source's format itself made unreadable; it is null in all columns.
     """
 
-    columns: Mapping[str, Array]
+    columns: Mapping[str, Column]
     rows: int
     faults: Mapping[int, str] = field(default_factory=dict)
 
@@ -70,6 +69,11 @@ class Decoded:
     faults: tuple[Fault, ...]
     refused: tuple[str, ...]
 
+    @property
+    def unreadable(self) -> Ints:
+        """The places of records that cannot be read: int64, ascending."""
+        return np.flatnonzero(self.ticks.row == UNREADABLE)
+
     def reason(self, i: int) -> str:
         """Why record `i` is unreadable. Raises StopIteration where it is not."""
         return next(fault.says(i) for fault in self.faults if fault.where[i])
@@ -91,16 +95,28 @@ class Wanted:
         return (time >= self.start_us) & (time < self.end_us)
 
 
+#: Gives the row of a key for ticks from a part, or `REFUSED`; the place is that of the batch's first such record.
+Claim = Callable[[str, int, int], int]
+
+
 class Decoder:
-    """Makes ticks of records for one part of a feed's log. Not for two threads at once."""
+    """Makes ticks of records for one part of a feed's log, or for several. Not for two threads at once."""
 
     def __init__(
-        self, symbols: Symbols, part: int, *, renamed: Mapping[str, str] | None = None, wanted: Wanted | None = None
+        self,
+        symbols: Symbols,
+        part: int,
+        *,
+        renamed: Mapping[str, str] | None = None,
+        wanted: Wanted | None = None,
+        claim: Claim | None = None,
     ) -> None:
+        """`claim` is called once for each distinct key and part of a batch; without it `symbols.claim` decides."""
         self._symbols = symbols
         self._part = part
         self._renamed = renamed or {}
         self._wanted = wanted or Wanted()
+        self._claim = claim
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._refused: set[str] = set()
 
@@ -113,11 +129,16 @@ class Decoder:
                 self._layouts[names] = found
         return found
 
-    def decode(self, records: Records) -> Decoded:
-        """Ticks of `records`, and what is wrong with the others. Never raises for what the records hold."""
-        rows = _Rows(records, self.layout(tuple(records.columns)))
+    def decode(self, records: Records, *, parts: Ints | None = None, logged: Ints | None = None) -> Decoded:
+        """Ticks of `records`, and what is wrong with the others. Never raises for what the records hold.
+
+        `parts` is the part of the log that each record came from: int64[n]; without it, the decoder's own. `logged` is
+        the log's own time of each record: int64[n] microseconds, `NO_TIME` where it is not known. It is the `ts_recv`
+        of a row without any time, and of a row with a venue time alone it says how late that may be.
+        """
+        rows = _Rows(records, self.layout(tuple(records.columns)), logged)
         rows.judge()
-        row, refused = self._claim(rows)
+        row, refused = self._rows_of(rows, parts)
         quote, trade = rows.kind == QUOTE, rows.kind == TRADE
         columns: dict[str, Any] = dict(rows.times)
         columns |= {name: _kept(rows.numbers.get(name), quote) for name in QUOTE_FIELDS}
@@ -125,31 +146,44 @@ class Decoder:
         ticks = Ticks(row=row, seq=np.arange(rows.n), kind=rows.kind, **columns)
         return Decoded(ticks, tuple(rows.faults), refused)
 
-    def _claim(self, rows: _Rows) -> tuple[Ints, tuple[str, ...]]:
+    def _rows_of(self, rows: _Rows, parts: Ints | None) -> tuple[Ints, tuple[str, ...]]:
         """The row of each record's symbol, or why it has none, and the keys refused for the first time."""
         (symbol, symbols), (venue, venues) = rows.texts["symbol"], rows.texts["venue"]
-        pair = (venue + 1) * len(symbols) + symbol  # venue -1: none
-        good = rows.good()
-        asked = good & self._wanted.times(rows.ts_log)
-        claimable = dict.fromkeys(_distinct(pair[asked]))  # as they come, so that new symbols get rows in that order
-        outcome: dict[int, int] = {}
+        good = np.flatnonzero(rows.good())
+        code = symbol[good]
+        if venues:
+            code += (venue[good] + 1) * len(symbols)  # venue -1: none
+        low = self._part if parts is None or not len(parts) else int(parts.min())
+        span = 1 if parts is None or not len(parts) else int(parts.max()) - low + 1
+        if parts is not None:
+            code = code * span + parts[good] - low
+        values, number = _numbered(code)
+        asked = self._wanted.times(rows.ts_log[good])
+        first = np.full(len(values), -1)
+        first[number[asked][::-1]] = good[asked][::-1]  # a repeated index keeps its last value: the first place
+        order = np.argsort(first)  # as they come, so that new symbols get rows in that order
+        outcomes: list[int] = []
         refused: list[str] = []
-        for code in claimable | dict.fromkeys(_distinct(pair[good])):
-            at, name = divmod(code, len(symbols))
+        for value, place in zip(values[order].tolist(), first[order].tolist(), strict=True):
+            pair, part = divmod(value, span)
+            at, name = divmod(pair, len(symbols))
             key = f"{venues[at - 1]}:{symbols[name]}" if at else symbols[name]
-            if not is_key(key):
-                outcome[code] = UNREADABLE
-            elif code not in claimable or not self._wanted.key(key):
-                outcome[code] = UNWANTED
+            if key not in self._symbols and not is_key(key):
+                outcomes.append(UNREADABLE)
+            elif place < 0 or not self._wanted.key(key):
+                outcomes.append(UNWANTED)
             else:
-                outcome[code] = self._symbols.claim(key, self._part)
-                if outcome[code] == REFUSED and key not in self._refused:
+                claim, part = self._claim, low + part
+                outcomes.append(claim(key, part, place) if claim else self._symbols.claim(key, part))
+                if outcomes[-1] == REFUSED and key not in self._refused:
                     self._refused.add(key)
                     refused.append(key)
-        row = np.where(good, UNWANTED, UNREADABLE)
-        row[good] = _looked_up(pair[good], outcome)
-        invalid = good & (row == UNREADABLE)
-        row[good & ~asked & ~invalid] = UNWANTED
+        outcome = np.empty(len(values), np.int64)
+        outcome[order] = outcomes
+        row = np.full(rows.n, UNREADABLE)
+        row[good] = np.where(asked | (outcome == UNREADABLE)[number], outcome[number], UNWANTED)
+        invalid = np.zeros(rows.n, np.bool_)
+        invalid[good] = row[good] == UNREADABLE
         rows.fault(invalid, "symbol", "expected a key of 1 to 64 printable characters without space, comma or quote")
         return row, tuple(refused)
 
@@ -157,7 +191,7 @@ class Decoder:
 class _Rows:
     """Records on their way to becoming ticks: their fields as NumPy columns, and what was found wrong so far."""
 
-    def __init__(self, records: Records, layout: Layout) -> None:
+    def __init__(self, records: Records, layout: Layout, logged: Ints | None) -> None:
         self.n = records.rows
         self.faults: list[Fault] = []
         self._records = records
@@ -172,9 +206,20 @@ class _Rows:
         self.numbers: dict[str, Floats] = {
             name: self._column(name, convert.numbers, np.nan, np.float64) for name in NUMBERS if name in layout
         }
+        #: What venue times are held against: the receive time, else the log's.
+        self._clock: Ints = self.times["ts_recv"]
+        if logged is not None:
+            self._take(logged)
         event, recv = self.times["ts_event"], self.times["ts_recv"]
         self.ts_log: Ints = np.where(recv == NO_TIME, event, recv)
         self.kind, self._type_faults = self._kinds()
+
+    def _take(self, logged: Ints) -> None:
+        """Let the log's own times stand in for times that rows lack."""
+        event, recv = self.times["ts_event"], self.times["ts_recv"]
+        logged = np.where(np.abs(logged) < TIME_US_MAX, logged, NO_TIME)
+        self._clock = np.where(recv == NO_TIME, logged, recv)
+        self.times["ts_recv"] = np.where(event == NO_TIME, self._clock, recv)
 
     def judge(self) -> None:
         """Find all that makes a row unreadable, in the order in which it is to be said."""
@@ -196,14 +241,15 @@ class _Rows:
         for name in TIMES:
             if name in self._bad:
                 self.fault(self._bad[name], name, "expected s, ms, us or ns since 1970, or ISO 8601")
-        event, recv = self.times["ts_event"], self.times["ts_recv"]
         self.fault(self.ts_log == NO_TIME, "ts_event", "expected a time there or in ts_recv, was none")
-        both = (event != NO_TIME) & (recv != NO_TIME)
-        ahead = both & (event - np.where(both, recv, event) > AHEAD_US_MAX)
-        self.fault(ahead, "ts_event", f"expected at most {AHEAD_US_MAX // 10**6} s ahead of ts_recv")
+        ahead = (self.times["ts_event"] > self._clock + AHEAD_US_MAX) & (self._clock != NO_TIME)
+        if np.count_nonzero(ahead):
+            received = self.times["ts_recv"] != NO_TIME
+            for where, clock in ((ahead & received, "ts_recv"), (ahead & ~received, "the log's time")):
+                self.fault(where, "ts_event", f"expected at most {AHEAD_US_MAX // 10**6} s ahead of {clock}")
 
     def fault(self, where: Bools, name: str, expected: str) -> None:
-        if where.any():
+        if np.count_nonzero(where):
             was = "" if expected.endswith("was none") else ", was "
             self.faults.append(Fault(where, lambda i: f"{name}: {expected}{was}{self._shown(name, i) if was else ''}"))
 
@@ -217,13 +263,13 @@ class _Rows:
     def _shown(self, name: str, i: int) -> str:
         """The value of a field in row `i` as its source has it, for a person to read."""
         for source in self._layout.get(name, ()):
-            scalar = self._records.columns[source][i]
-            if scalar.is_valid:
-                return _shortened(convert.shown(scalar))
+            shown = convert.shown(self._records.columns[source], i)
+            if shown is not None:
+                return _shortened(shown)
         return "none"
 
     def _column(
-        self, name: str, convert_to: Callable[[Array], tuple[Any, Bools | None]], none: float, dtype: type[np.generic]
+        self, name: str, convert_to: Callable[[Column], tuple[Any, Bools | None]], none: float, dtype: type[np.generic]
     ) -> Any:
         """A field's values from the first of its sources that has one; what cannot be read goes into `_bad`."""
         values: Any = None
@@ -240,21 +286,21 @@ class _Rows:
         return np.full(self.n, none, dtype) if values is None else values
 
     def _texts(self, name: str) -> tuple[Ints, list[str]]:
-        codes, names = np.full(self.n, -1), [""]
+        """Positions in a list of texts, -1 for none: from the first of the sources that has one."""
+        codes, names = np.full(self.n, -1), list[str]()
         for source in self._layout.get(name, ()):
             more, more_names = convert.texts(self._records.columns[source])
-            codes = np.where((codes < 0) & (more >= 0), more + len(names), codes)
+            codes = np.where((codes < 0) & (more >= 0), more + len(names), codes) if names else more
             names = names + more_names
         return codes, names
 
     def _kinds(self) -> tuple[Any, list[tuple[Bools, str]]]:
         """uint8[n] QUOTE or TRADE, and what is wrong with types."""
         codes, words = self.texts["type"]
-        kind_of_word = np.array([KINDS.get(plain(word).lower(), _UNTOLD) for word in words], np.uint8)
-        kind = kind_of_word[codes]
+        kind = np.array([*map(_kind_of, words), _UNTOLD], np.uint8)[codes]  # -1, none, is the last
         untyped = codes < 0
-        faults = [(~untyped & (kind == _UNTOLD), "expected quote or trade")]
-        if untyped.any():
+        faults = [((kind == _UNTOLD) & ~untyped, "expected quote or trade")]
+        if np.count_nonzero(untyped):
             quote, trade = self._has_any(QUOTE_FIELDS), self._has_any(TRADE_FIELDS)
             kind[untyped] = np.where(trade, np.uint8(TRADE), np.uint8(QUOTE))[untyped]
             faults.append((untyped & ~quote & ~trade, "expected fields of a quote or a trade, was none"))
@@ -271,6 +317,11 @@ class _Rows:
         return some
 
 
+def _kind_of(word: str) -> int:
+    kind = KINDS.get(word)
+    return KINDS.get(plain(word).lower(), _UNTOLD) if kind is None else kind
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS_MAX else text[:_SHOWN_CHARS_MAX] + "..."
 
@@ -283,24 +334,14 @@ def _kept(values: Floats | None, where: Bools) -> Floats:
     return np.full(len(where), np.nan) if values is None else np.where(where, values, np.nan)
 
 
-def _distinct(codes: Ints) -> list[int]:
-    """The distinct values of `codes` (not negative), in the order in which they first come."""
+def _numbered(codes: Ints) -> tuple[Ints, Ints]:
+    """The distinct values of `codes` (not negative), ascending, and the position among them of each of `codes`."""
     if not len(codes):
-        return []
+        return codes, codes
     size = int(codes.max()) + 1
     if size > 8 * len(codes) + 4096:
-        values, first = np.unique(codes, return_index=True)
-    else:
-        place = np.full(size, -1)
-        place[codes[::-1]] = np.arange(len(codes))[::-1]  # a repeated index keeps its last value: the first place
-        values = np.flatnonzero(place >= 0)
-        first = place[values]
-    distinct: list[int] = values[np.argsort(first)].tolist()
-    return distinct
-
-
-def _looked_up(codes: Ints, outcome: Mapping[int, int]) -> Ints:
-    """`outcome` of each of `codes`, all of which it has."""
-    keys = np.fromiter(sorted(outcome), np.int64, len(outcome))
-    values = np.fromiter((outcome[key] for key in sorted(outcome)), np.int64, len(outcome))
-    return values[np.searchsorted(keys, codes)]
+        values, number = np.unique(codes, return_inverse=True)
+        return values, number
+    present = np.zeros(size, np.bool_)
+    present[codes] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]

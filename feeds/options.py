@@ -25,7 +25,7 @@ class Spec:
         self.text = text
         self.scheme, colon, rest = text.partition(":")
         if not colon:
-            raise FeedError(f"feed {text!r}: expected SCHEME:..., such as sim: or replay:FILE")
+            raise self.error("expected SCHEME:..., such as sim: or replay:FILE")
         self.path, _, query = rest.partition("?")
         #: The names that `option` has been asked for.
         self.known: dict[str, None] = {}
@@ -33,7 +33,7 @@ class Spec:
         for item in filter(None, query.split("&")):
             name, equals, value = item.partition("=")
             if not equals:
-                raise self.error(f"expected options as name=value, was {item!r}")
+                raise self.error("expected options as name=value")
             if name in self._options:
                 raise self.error(f"{name}: expected once, was given twice")
             self._options[name] = unquote(value)
@@ -55,7 +55,11 @@ class Spec:
             raise self.error(f"unknown option {unknown[0]!r}: expected {', '.join(self.known)}")
 
     def error(self, cause: str) -> FeedError:
-        return FeedError(f"feed {self.text.partition('?')[0]!r}: {cause}")
+        shown = self.text.partition("?")[0]
+        place, slashes, _ = shown.partition("//")
+        if slashes and "@" in self.text:  # a user and a password before a host
+            shown = f"{place}//..."
+        return FeedError(f"feed {shown!r}: {cause}")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

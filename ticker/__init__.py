@@ -2,7 +2,7 @@
 
 Data flows one way, and so do imports (upwards in this list, never down):
 
-    cli         the only composition root: `ticker serve`, `ticker tail`
+    cli         the only composition root: `ticker serve`, `tail`, `record`, `produce`
     server      Starlette: /v1/stream, health, the page
     http        /v1/snapshot, /v1/sse, /v1/symbols
     service     the clock: feeds into the table, rounds out of the hub
@@ -24,6 +24,11 @@ The other end of the wire:
     dialogue    what a client says and makes of what it hears
     reconnect   how a connection ends, and how long to wait before the next
     mirror      a copy of the server's state, kept by the protocol's rules
+
+Commands of their own:
+
+    record      a feed into Parquet files
+    produce     a recording into a Kafka topic
 
 Beside it, `feeds` yields `Ticks`. Read quotes, session, hub, then the property test of conflation.
 """

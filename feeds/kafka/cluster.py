@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ from feeds.kafka.setup import Security
 # The library tells of every attempt, and at its finest level of the bytes that sign in. What matters of it is told here.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
+#: What the library raises where a broker cannot be asked: also for an answer that makes no sense to it.
+FAILURES: Final = (
+    *(TimeoutError, errors.KafkaError, OSError),
+    *(ValueError, LookupError, AssertionError, NotImplementedError),
+)
 #: How long a broker may take to answer.
 REQUEST_S_MAX: Final = 5.0
 NO_ID: Final = "00" * 16
@@ -70,7 +76,8 @@ class Cluster:
     @property
     def epoch(self) -> str:
         """Names the log that these topics are: the same for everybody who reads them."""
-        text = "\n".join([self.id, *(f"{topic.name} {topic.id} {topic.partitions}" for topic in self.topics)])
+        topics = sorted(f"{topic.name} {topic.id} {topic.partitions}" for topic in self.topics)
+        text = "\n".join([self.id, *topics])
         return f"k-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
@@ -80,11 +87,14 @@ class Lookout:
     def __init__(self, servers: Iterable[str], topics: Sequence[str], security: Security) -> None:
         self._topics = sorted(topics)
         self._security = security
-        #: Where brokers are: those told of by the user, and all that the cluster has told of since.
+        #: Where brokers are, as the user told, and as the cluster told last.
         self._servers: dict[tuple[str, int], None] = {}
         for server in servers:
             host, _, port = server.rpartition(":")
             self._servers[host.strip("[]"), int(port)] = None
+        self._brokers: dict[tuple[str, int], None] = {}
+        #: The id that each topic had when a broker last told it: older ones do not.
+        self._ids: dict[str, str] = {}
         self._connection: AIOKafkaConnection | None = None
 
     async def look(self) -> Cluster:
@@ -98,14 +108,16 @@ class Lookout:
             found = {name: (error, topic_id, parts) for error, name, topic_id, _, parts, *_ in response.topics}
         else:
             found = {name: (error, NO_ID, parts) for error, name, _, parts in response.topics}
-        self._servers |= {(host, port): None for _, host, port, *_ in response.brokers}
+        self._brokers = {(host, port): None for _, host, port, *_ in response.brokers}
         topics = []
         for name in self._topics:
             error, topic_id, parts = found.get(name, (errors.UnknownTopicOrPartitionError.errno, NO_ID, []))
             if error:
                 kind = Missing if error == errors.UnknownTopicOrPartitionError.errno else Unavailable
-                raise kind(f"topic {name}: {_MISSING.get(error) or errors.for_code(error).__name__}")
-            topics.append(Topic(name, "" if topic_id == NO_ID else topic_id, len(parts)))
+                raise kind(f"topic {name}: {_SAID.get(error) or errors.for_code(error).__name__}")
+            if topic_id != NO_ID:
+                self._ids[name] = topic_id
+            topics.append(Topic(name, self._ids.get(name, ""), len(parts)))
         return Cluster(response.cluster_id or "", tuple(topics))
 
     async def compacted(self) -> frozenset[str]:
@@ -129,21 +141,26 @@ class Lookout:
         connection = self._connection
         try:
             return await connection.send(request)
-        except (TimeoutError, errors.KafkaError, OSError) as error:
+        except FAILURES as error:
             await self.close()
-            raise Unavailable(f"{connection.host}:{connection.port}: {reason(error)}") from None
+            raise Unavailable(f"{_place(connection.host, connection.port)}: {reason(error)}") from None
 
     async def _connect(self) -> AIOKafkaConnection:
         options = self._security.options()
         causes = []
-        for host, port in random.sample(list(self._servers), len(self._servers)):
+        servers = list(self._servers | self._brokers)
+        for host, port in random.sample(servers, len(servers)):
             try:
                 return await create_conn(
                     host, port, client_id="ticker", request_timeout_ms=int(REQUEST_S_MAX * 1000), **options
                 )
-            except (TimeoutError, errors.KafkaError, OSError) as error:
-                causes.append(f"{host}:{port}: {reason(error)}")
+            except FAILURES as error:
+                causes.append(f"{_place(host, port)}: {reason(error)}")
         raise Unavailable("; ".join(sorted(causes)))
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reason(error: BaseException) -> str:
@@ -158,20 +175,25 @@ def reason(error: BaseException) -> str:
         case errors.KafkaConnectionError():
             return "the connection was closed" if error.__cause__ is None else reason(error.__cause__)
         case errors.KafkaError():
-            said = " ".join(str(argument) for argument in error.args if isinstance(argument, str))
+            words = (word for argument in error.args if isinstance(argument, str) for word in argument.split())
+            said = " ".join(words)  # in one line, whatever a broker says
             name = type(error).__name__.removesuffix("Error")
             return f"{name}: {said}" if said else name
         case OSError() if error.errno is not None and error.errno > 0:
             return os.strerror(error.errno).lower()
+        case socket.gaierror():
+            return (error.strerror or "there is no such host").lower()
         case OSError() if "Connect call failed" in str(error):  # several addresses of one host
             return "connection refused"
-        case EOFError():
+        case EOFError() | ConnectionError():
             return "the connection was closed"
+        case ValueError() | LookupError() | AssertionError() | NotImplementedError():
+            return "its answer cannot be read"
         case _:
             return str(error) or type(error).__name__
 
 
-_MISSING: Final = {
+_SAID: Final = {
     errors.UnknownTopicOrPartitionError.errno: "there is no such topic",
     errors.TopicAuthorizationFailedError.errno: "not allowed to read it",
     errors.LeaderNotAvailableError.errno: "it has no leader yet",

@@ -159,7 +159,7 @@ class Kafka:
                 anew.add(topic.name)
             elif old.partitions < topic.partitions:
                 log.info("feed %s: topic %s has %d partitions now", self.name, topic.name, topic.partitions)
-        for name in sorted(anew):
+        for name in sorted(anew & self._read_topics):
             log.warning("feed %s: topic %s was made anew: reading it from its beginning", self.name, name)
         rows = self._forget(anew)
         for topic in cluster.topics:
@@ -309,11 +309,9 @@ class Kafka:
             if polled_ms is None:
                 every = False
             else:
-                if (
-                    partition.first_end is None
-                ):  # told with the records, it is newer and surer than when asked for alone
-                    partition.first_end = end or 0
-                    partition.target = max(partition.target, partition.first_end if partition.target else 0)
+                if not partition.polled:  # what comes with the records is newer and surer than what was told apart
+                    partition.polled = True
+                    partition.target = max(partition.target, end or 0) if partition.target else 0
                 partition.heard = max(partition.heard, now - max(0.0, wall_ms - polled_ms) / 1000)
             if merge is not None and len(merge) > HELD_MAX:
                 partition.heard = now  # little is asked of any for now

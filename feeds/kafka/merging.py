@@ -92,7 +92,7 @@ class Merge:
         return {part: int(chunks[0][0].offset[0]) for part, chunks in self._held.items()}
 
     def add(self, part: int, block: Block) -> None:
-        """More records, at least one, of `part`, which has not ended."""
+        """More records, at least one, of `part`, which may have ended."""
         running = np.maximum(np.maximum.accumulate(block.time), self._newest[part])
         self._newest[part] = int(running[-1])
         self._held.setdefault(part, deque()).append((block, running))

@@ -11,6 +11,8 @@ log: Final = logging.getLogger(__name__)
 
 #: Pauses are drawn at random up to a limit that doubles with each, from the first of these to the last.
 PAUSE_S_MIN, PAUSE_S_MAX = 0.25, 5.0
+#: Pauses begin with the first again after an outage that was over for so long.
+CALM_S: Final = 10.0
 #: What is said once is said again after so long, if it still holds.
 SAID_PAUSE_S: Final = 60.0
 #: Different causes of one outage that are said, each once.
@@ -28,12 +30,15 @@ class Outage:
         self._said_at = 0.0
         self._said: set[str] = set()
         self._pauses = 0
+        self._over_at = -CALM_S
 
     def goes_on(self, cause: str) -> None:
         """Nothing can be read, or not everything. The log is told of each cause once, and of the outage once a minute."""
         now = time.monotonic()
         if self.cause is None:
             self._began = now
+            if now - self._over_at >= CALM_S:
+                self._pauses = 0
         self.cause = cause
         if cause not in self._said and len(self._said) < CAUSES_MAX:
             self._said.add(cause)
@@ -46,10 +51,10 @@ class Outage:
     def is_over(self) -> None:
         """Everything can be read."""
         if self.cause is not None:
-            log.info("feed %s: reading again after %.0f s", self._name, time.monotonic() - self._began)
+            self._over_at = time.monotonic()
+            log.info("feed %s: reading again after %.0f s", self._name, self._over_at - self._began)
         self.cause = None
         self._said.clear()
-        self._pauses = 0
 
     def pause_s(self) -> float:
         """How long to wait before the next attempt."""

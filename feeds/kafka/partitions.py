@@ -1,4 +1,4 @@
-"""Where reading of each partition begins, and how far it is. Pure."""
+"""Where reading of each partition begins, how far it is, and where a key is at home."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Partition:
     position: int | None = None
     #: What was its end when reading began: with it all is here that was there before.
     target: int = 0
+    #: Whether a broker has answered a request for its records yet.
+    polled: bool = False
     #: When it was last heard of, in seconds of any steady clock.
     heard: float = 0.0
 

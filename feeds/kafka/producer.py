@@ -22,6 +22,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.transaction import InitProducerIdRequest_v0
+from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from feeds.encode import ENCODERS, values
 from feeds.feed import FeedError
@@ -116,7 +119,7 @@ class Target:
                 while None in (found := [consumer.highwater(part) for part in parts]):
                     await consumer.getmany(timeout_ms=int(POLL_S * 1000))
         except (TimeoutError, errors.KafkaError, OSError) as error:
-            raise ProducerError(f"topic {self.topic}: cannot tell its end: {reason(error)}") from None
+            raise ProducerError(f"topic {self.topic}: cannot tell its end: {_cause(error, TOPIC_S_MAX)}") from None
         finally:
             with suppress(TimeoutError, errors.KafkaError, OSError):
                 await asyncio.wait_for(consumer.stop(), STOP_S_MAX)
@@ -158,7 +161,7 @@ class Producer:
         self._failure: BaseException | None = None
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(
+        self._producer = _NumberedProducer(
             **self._target.options(),
             acks="all",
             enable_idempotence=True,
@@ -170,7 +173,9 @@ class Producer:
                 await self._producer.start()
         except (TimeoutError, errors.KafkaError, OSError) as error:
             await self._stop()
-            raise ProducerError(f"topic {self._target.topic}: cannot begin: {reason(error)}") from None
+            raise ProducerError(
+                f"topic {self._target.topic}: cannot begin: {_cause(error, self._patience_s)}"
+            ) from None
         return self
 
     async def __aexit__(
@@ -257,3 +262,65 @@ class Producer:
             await asyncio.wait_for(self._producer.stop(), STOP_S_MAX)
         with suppress(TimeoutError, errors.KafkaError, OSError):
             await asyncio.wait_for(self._producer.client.close(), STOP_S_MAX)
+
+
+def _cause(error: BaseException, waited_s: float) -> str:
+    return f"no answer within {waited_s:g} s" if isinstance(error, TimeoutError) else reason(error)
+
+
+# -- a producer's number -----------------------------------------------------------------------------------------------
+
+_NO_NUMBER: Final = -1
+#: Of transactions, which there are none of; the library's own value.
+_TIMEOUT_MS: Final = 2**31 - 1
+
+
+class _NumberReply(Response):  # type: ignore[misc] # the library's requests and responses are without types
+    API_KEY = 22
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _NumberRequest_v3(RequestStruct):  # type: ignore[misc] # noqa: N801 - as the library names its own
+    FLEXIBLE_VERSION = True
+    API_KEY = 22
+    API_VERSION = 3
+    RESPONSE_TYPE = _NumberReply
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("transaction_timeout_ms", Int32),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _NumberRequest(Request[InitProducerIdRequest_v0 | _NumberRequest_v3]):  # type: ignore[misc]
+    """Asks for a producer's number in the newer way (KIP-360) where the broker knows it: some know no other."""
+
+    API_KEY = 22
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        if request_struct_class is _NumberRequest_v3:
+            return _NumberRequest_v3(None, _TIMEOUT_MS, _NO_NUMBER, _NO_NUMBER, {})
+        return request_struct_class(None, _TIMEOUT_MS)
+
+
+class _NumberedProducer(AIOKafkaProducer):  # type: ignore[misc]
+    """A producer that asks for its number by `_NumberRequest`."""
+
+    async def start(self) -> None:
+        await self.client.bootstrap()
+        while (reply := await self.client.send(self.client.get_random_node(), _NumberRequest())).error_code:
+            error = errors.for_code(reply.error_code)
+            if not error.retriable:
+                raise error
+            await asyncio.sleep(POLL_S)  # a broker that has just started does not know its producers yet
+        self._txn_manager.set_pid_and_epoch(reply.producer_id, reply.producer_epoch)
+        await self._sender.start()

@@ -27,9 +27,10 @@ KEYS_SAID_MAX: Final = 10
 class Reading:
     """Makes ticks of records, for one feed.
 
-    A symbol belongs to the partition that first brings it. It moves to another one of the same topic, once, where a
-    record of it comes from the one that its key belongs to by the common partitioners: so it follows its key when the
-    topic gets more partitions, and all who read the topic agree on where it is.
+    A symbol belongs to the partition that first brings it. It moves to another one of the same topic, and never back,
+    where a record of it comes from the one that its key belongs to by either of the common partitioners: so it follows
+    its key when the topic gets more partitions, and all who read the topic agree on where it is. That its owner may be
+    the key's home by the other partitioner says nothing: where partitions were added that is so by chance for some keys.
     """
 
     def __init__(
@@ -44,10 +45,13 @@ class Reading:
         self._partitions: dict[int, Partition] = {}
         #: How many partitions each topic has.
         self._count: Mapping[str, int] = {}
-        # Of the block that is being read: its keys, where each of its rows came from, and the places from which on a row
-        # is owned by another part.
+        #: Rows and the parts that they have left since the count was another one: they do not go back there.
+        self._left: set[tuple[int, int]] = set()
+        # Of the block that is being read: its keys, the record that each of its ticks came from, and the moves: a row,
+        # the tick from which on it has moved, and the part that it has left.
         self._keys: list[bytes | None] = []
-        self._moved: dict[int, int] = {}
+        self._origin: Ints = np.empty(0, np.int64)
+        self._moved: list[tuple[int, int, int]] = []
         self._samples = 0
         self._unsaid = 0
         self._said_at = 0
@@ -56,6 +60,7 @@ class Reading:
         """Take records of `partitions`, by part number, from now on; topics have `count` of them."""
         self._partitions = dict(partitions)
         self._count = count
+        self._left.clear()
 
     def ticks(self, block: Block, since: int, now: int) -> Ticks:
         """The ticks of a block, none of them split off its record, and none at all for a tombstone."""
@@ -63,8 +68,7 @@ class Reading:
         if len(values) < len(block):
             block = block.take(np.array([i for i, value in enumerate(block.values) if value is not None], np.int64))
         records, origin = self._format.records(values)
-        keys = block.keys
-        self._keys = keys if len(origin) == len(keys) else [keys[place] for place in origin.tolist()]
+        self._keys, self._origin = block.keys, origin
         self._moved.clear()
         part = block.part[origin]
         decoded = self._decoder.decode(records, parts=part, logged=block.time[origin])
@@ -88,19 +92,18 @@ class Reading:
         here, owner = self._partitions[part], self._partitions.get(symbols.owner[row])
         if owner is None or owner.topic != here.topic:
             return REFUSED
-        count, record_key = self._count[here.topic], self._keys[place]
-        if not home(record_key, count, here.number) or home(record_key, count, owner.number):
+        if (row, part) in self._left or not home(self._keys[self._origin[place]], self._count[here.topic], here.number):
             return REFUSED
+        self._left.add((row, owner.part))
         symbols.move(row, part)
-        self._moved[row] = place
+        self._moved.append((row, place, owner.part))
         return row
 
     def _without_stragglers(self, row: Ints, part: Ints) -> Ints:
         """Refuse what still comes of a row from the part that it has just left."""
         row = row.copy()
-        for moved, place in self._moved.items():
-            later = np.flatnonzero(row[place:] == moved) + place
-            row[later[part[later] != self._symbols.owner[moved]]] = REFUSED
+        for moved, place, left in self._moved:
+            row[place:][(row[place:] == moved) & (part[place:] == left)] = REFUSED
         return row
 
     # -- what is told of it --------------------------------------------------------------------------------------------

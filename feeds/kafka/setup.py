@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 def _readable(file: str) -> str:
     try:
-        return Path(file).read_text()
+        return Path(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise FeedError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -97,6 +97,8 @@ def _secret(file: str) -> str:
     text = _readable(file).rstrip("\r\n")
     if not text:
         raise FeedError(f"{file}: expected a password, was nothing")
+    if not text.isprintable():
+        raise FeedError(f"{file}: expected a password in one line")
     return text
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feeds.convert import TIME_US_MAX, from_objects, number_of, numbers, shown, texts, time_of, times
-from feeds.ticks import NO_TIME
+from feeds.convert import TIME_US_MAX, Objects, number_of, numbers, shown, texts, time_of, times
+from feeds.ticks import NO_TIME, is_key
 
 NUMBERS = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False, places=8, min_value=-(10**9), max_value=10**9).map(str),
@@ -211,7 +211,7 @@ def test_texts_of_other_types() -> None:
     assert texts(pa.array([None]))[0].tolist() == [-1]
     for odd in (pa.array([True]), pa.array([1.5]), pa.array([[1]]), pa.array([b"\xff"])):
         codes, names = texts(odd)
-        assert names[codes[0]].startswith("(")
+        assert not is_key(names[codes[0]])
 
 
 JSON = st.recursive(
@@ -224,6 +224,8 @@ JSON = st.recursive(
 def text_of(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, datetime):
+        return value.isoformat()
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else "()"
 
 
@@ -232,13 +234,63 @@ def text_of(value: object) -> str | None:
 @example([1.5, True])
 @example([2**53 + 1, 0.5])
 def test_json_values_mean_what_their_texts_mean(values: list[object]) -> None:
-    assert same(read_numbers(from_objects(values)), [expected_number(text_of(value)) for value in values])
+    assert same(read_numbers(Objects.of(values)), [expected_number(text_of(value)) for value in values])
+
+
+NUMBER_OBJECTS = st.lists(st.none() | st.integers() | st.integers(-(10**400), 10**400) | st.floats())
+TIME_OBJECTS = st.lists(
+    st.none()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False)
+    | st.datetimes(datetime(1600, 1, 1), datetime(2400, 1, 1), timezones=st.just(UTC))
+    | TEXTS
+)
+
+
+@given(NUMBER_OBJECTS)
+@example([1.5, None, math.nan, -math.inf, -0.0, 10**400])
+@example([2**53 + 1, -(2**63), 2**64])
+def test_numbers_of_objects(values: list[Any]) -> None:
+    expected = [expected_number(text_of(value)) for value in values]
+    assert same(read_numbers(Objects.of(values)), expected)
+    assert same(read_numbers(Objects(values, frozenset({int, float, str}))), expected)
+
+
+@given(TIME_OBJECTS | st.lists(st.integers(-(2**63), 2**63 - 1)) | st.lists(st.integers(10**11, 10**18)))
+@example([SECOND, SECOND * 1000, MICROS, MICROS * 1000])
+@example([NO_TIME])
+@example([datetime.fromtimestamp(SECOND, UTC), None])
+def test_times_of_objects_are_those_of_their_texts(values: list[Any]) -> None:
+    of_objects, bad = times(Objects.of(values))
+    one_by_one = [time_of(text) if (text := text_of(value)) else None for value in values]
+    assert of_objects.tolist() == [NO_TIME if time is None else time for time in one_by_one]
+    expected_bad = [time is None and bool(text_of(value)) for time, value in zip(one_by_one, values, strict=True)]
+    assert (bad.tolist() if bad is not None else [False] * len(values)) == expected_bad
+
+
+@given(st.lists(st.none() | st.text(max_size=3)) | st.lists(st.none() | st.text(max_size=3) | st.integers()))
+def test_texts_of_objects(values: list[Any]) -> None:
+    codes, names = texts(Objects.of(values))
+    assert [names[code] if code >= 0 else None for code in codes.tolist()] == [
+        text_of(value) or None for value in values
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_objects_are_taken_and_shown_one_by_one() -> None:
+    column = Objects.of([None, 1, 1.5, "x", True, [1], datetime.fromtimestamp(0, UTC)])
+    assert len(column) == 7
+    assert column.take([1]).values == [1]
+    assert [shown(column, place) for place in range(7)] == [
+        *(None, "1", "1.5", "'x'", "'(bool value)'", "'(list value)'", "'1970-01-01T00:00:00+00:00'")
+    ]
 
 
 def test_values_are_shown_for_people() -> None:
-    assert shown(pa.scalar("x")) == "'x'"
-    assert shown(pa.scalar(1.5)) == "1.5"
-    assert shown(pa.scalar(SECOND * 10**9 + 1).cast(pa.timestamp("ns"))) == str(SECOND * 10**9 + 1)
+    assert shown(pa.array(["x"]), 0) == "'x'"
+    assert shown(pa.array([None, 1.5]), 1) == "1.5"
+    assert shown(pa.array([SECOND * 10**9 + 1]).cast(pa.timestamp("ns")), 0) == str(SECOND * 10**9 + 1)
+    assert shown(pa.array([None]), 0) is None
 
 
 def broken_text() -> Any:
@@ -256,4 +308,4 @@ def test_texts_that_are_no_utf8_can_not_be_read_and_raise_nothing() -> None:
     bad = times(array)[1]
     assert bad is not None
     assert bad.tolist() == [True, False]
-    assert shown(array[0]) == "'\ufffd\ufffd'"
+    assert shown(array, 0) == "'\ufffd\ufffd'"

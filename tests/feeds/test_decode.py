@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feeds.convert import number_of, time_of
+from feeds.convert import TIME_US_MAX, number_of, time_of
 from feeds.decode import AHEAD_US_MAX, UNREADABLE, UNWANTED, Decoder, Records, Wanted
-from feeds.jsonlines import records
+from feeds.objects import records
 from feeds.ticks import COLUMNS, NO_TIME, QUOTE, REFUSED, TRADE, Symbols, is_key
 
 T = 1_700_000_000_000_000
@@ -99,8 +99,8 @@ def test_a_trade_may_lack_a_size() -> None:
         ({"bid": "NaN"}, "bid: expected a finite number, was 'NaN'"),
         ({"ask": "-inf"}, "ask: expected a finite number, was '-inf'"),
         ({"price": "1e999"}, "price: expected a finite number, was '1e999'"),
-        ({"bid": True}, "bid: expected a finite number, was '(bool)'"),
-        ({"bid": [1]}, "bid: expected a finite number, was '(list)'"),
+        ({"bid": True}, "bid: expected a finite number, was '(bool value)'"),
+        ({"bid": [1]}, "bid: expected a finite number, was '(list value)'"),
         ({"bid": "x" * 99}, f"bid: expected a finite number, was '{'x' * 39}..."),
         ({"bid": 1, "bid_size": -1}, "bid_size: expected a size of 0 or more, was -1"),
         ({"price": 1, "size": "-0.5"}, "size: expected a size of 0 or more, was '-0.5'"),
@@ -108,6 +108,7 @@ def test_a_trade_may_lack_a_size() -> None:
         ({"size": 1}, "price: expected one in a trade, was none"),
         ({"symbol": None, "bid": 1}, "symbol: expected one, was none"),
         ({"symbol": "", "bid": 1}, "symbol: expected one, was none"),
+        ({"symbol": True, "bid": 1}, "symbol: expected a key of 1 to 64 printable characters"),
         ({"symbol": "A B", "bid": 1}, "symbol: expected a key of 1 to 64 printable characters"),
         ({"venue": "x" * 63, "bid": 1}, "symbol: expected a key of 1 to 64 printable characters"),
         ({"type": "depthUpdate", "bid": 1}, "type: expected quote or trade, was 'depthUpdate'"),
@@ -160,6 +161,102 @@ def test_a_symbol_of_another_part_is_refused_and_said_once() -> None:
     first, second = decoder.decode(records(rows)), decoder.decode(records(rows))
     assert first.ticks.row.tolist() == [REFUSED, 1, REFUSED]
     assert (first.refused, second.refused) == (("A",), ())
+
+
+# -- records of several parts, and the log's own times -------------------------------------------------------------
+
+
+def test_each_part_of_a_log_claims_for_itself() -> None:
+    symbols = Symbols()
+    first, second = symbols.part("kafka", "0"), symbols.part("kafka", "1")
+    rows = [{"symbol": name, "ts_recv": T, "bid": 1} for name in "ABAB"]
+    decoder = Decoder(symbols, first)
+    found = decoder.decode(records(rows), parts=np.array([second, first, first, first]))
+    assert found.ticks.row.tolist() == [0, 1, REFUSED, 1]
+    assert found.refused == ("A",)
+    assert symbols.owner == [second, first]
+    assert decoder.decode(records(rows)).ticks.row.tolist() == [REFUSED, 1, REFUSED, 1]
+    assert decoder.decode(records([]), parts=np.zeros(0, np.int64)).ticks.row.tolist() == []
+
+
+@pytest.mark.parametrize("spread", [1, 10**6])
+def test_a_claim_is_asked_once_for_each_key_and_part_where_it_first_comes(spread: int) -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def claim(key: str, part: int, place: int) -> int:
+        asked.append((key, part, place))
+        return REFUSED if key == "X:B" else len(asked)
+
+    rows: list[dict[str, Any]] = [{"symbol": name, "ts_recv": T, "bid": 1} for name in "A?ABBAA"]
+    rows[3]["venue"] = rows[4]["venue"] = "X"
+    rows[1]["symbol"] = "no key"
+    rows[2]["bid"] = "unreadable"
+    symbols = Symbols()
+    wanted = Wanted(key=lambda key: key != "C", start_us=T)
+    decoder = Decoder(symbols, 0, claim=claim, wanted=wanted)
+    more = [{"symbol": "C", "ts_recv": T, "bid": 1}, {"symbol": "D", "ts_recv": T - 1, "bid": 1}]
+    parts = 5 + spread * np.array([0, 0, 0, 1, 1, 1, 0, 0, 0])
+    found = decoder.decode(records([*rows, *more]), parts=parts)
+    assert asked == [("A", 5, 0), ("X:B", 5 + spread, 3), ("A", 5 + spread, 5)]
+    expected = [1, UNREADABLE, UNREADABLE, REFUSED, REFUSED, 3, 1, UNWANTED, UNWANTED]
+    assert found.ticks.row.tolist() == expected
+    assert found.unreadable.tolist() == [1, 2]
+    assert found.refused == ("X:B",)
+    assert len(symbols) == 0
+
+
+def logged(row: dict[str, Any], at: int, **how: Any) -> tuple[Any, ...]:
+    """(row, ts_event, ts_recv) of a quote that the log has at time `at`, or why it is unreadable."""
+    symbols = Symbols()
+    found = Decoder(symbols, symbols.part("x"), **how).decode(
+        records([{"symbol": "A", "bid": 1, **row}]), logged=np.array([at])
+    )
+    if len(found.unreadable):
+        return (found.reason(0),)
+    return int(found.ticks.row[0]), int(found.ticks.ts_event[0]), int(found.ticks.ts_recv[0])
+
+
+def test_the_log_s_time_is_the_receive_time_of_a_row_without_any() -> None:
+    assert logged({}, T) == (0, NO_TIME, T)
+    assert logged({"ts_event": T + 5}, T) == (0, T + 5, NO_TIME)
+    assert logged({"ts_recv": T + 5}, T) == (0, NO_TIME, T + 5)
+
+
+@pytest.mark.parametrize("unknown", [NO_TIME, TIME_US_MAX, -TIME_US_MAX, 2**63 - 1, NO_TIME + 1])
+def test_a_log_may_not_know_its_time(unknown: int) -> None:
+    assert logged({}, unknown) == ("ts_event: expected a time there or in ts_recv, was none",)
+    assert logged({"ts_event": "2200-01-01"}, unknown)[0] == 0
+    assert logged({"ts_event": -1}, unknown)[:2] == (0, -1_000_000)
+
+
+def test_a_venue_time_is_held_against_the_receive_time_else_the_log_s() -> None:
+    late = T + AHEAD_US_MAX
+    assert logged({"ts_event": late}, T) == (0, late, NO_TIME)
+    assert logged({"ts_event": late + 1}, T) == (
+        f"ts_event: expected at most 60 s ahead of the log's time, was {late + 1}",
+    )
+    assert logged({"ts_event": late + 1, "ts_recv": T}, late) == (
+        f"ts_event: expected at most 60 s ahead of ts_recv, was {late + 1}",
+    )
+    assert logged({"ts_event": late + 1, "ts_recv": late}, T)[0] == 0
+    assert logged({"ts_event": 1}, T)[0] == 0
+
+
+def test_what_is_wanted_is_told_from_the_time_that_a_row_ends_up_with() -> None:
+    wanted = Wanted(start_us=T)
+    assert logged({}, T, wanted=wanted)[0] == 0
+    assert logged({}, T - 1, wanted=wanted)[0] == UNWANTED
+    assert logged({"ts_event": T}, T - 1, wanted=wanted)[0] == 0
+
+
+def test_a_time_that_cannot_be_read_is_none_that_the_log_s_stands_in_for() -> None:
+    assert logged({"ts_event": "noon"}, T)[0].startswith("ts_event: expected s, ms, us or ns since 1970")
+
+
+def test_the_unreadable_are_told() -> None:
+    symbols = Symbols()
+    rows = [{"symbol": "A", "ts_recv": T, "bid": bid} for bid in (1, "x", 2, "y")]
+    assert Decoder(symbols, symbols.part("x")).decode(records(rows)).unreadable.tolist() == [1, 3]
 
 
 def test_faults_of_the_format_come_first() -> None:

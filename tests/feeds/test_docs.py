@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from feeds.fields import ALIASES, FIELDS
+from feeds.formats import GROUP
 from feeds.options import Spec
 from feeds.replay import open_replay
 from feeds.simulated import open_simulated
@@ -18,18 +21,35 @@ from tests.feeds.conftest import HandClock
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "feeds.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+FEED, PLUG_IN, PLUGGED_IN = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_each_example_runs(example: str) -> None:
-    ran = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(example: str, *, path: Path = ROOT) -> str:
+    """What an example prints, with `path` among the places where Python finds modules and installed packages."""
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    command = [sys.executable, "-c", example]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
-    assert ran.stdout == ("AAPL 1 213.05 nan\nAAPL 2 nan 213.06\nFeedStats(ticks=2, rejected=1, refused=0, lag=None)\n")
+    return ran.stdout
 
 
-def test_there_is_an_example() -> None:
-    assert len(EXAMPLES) == 1
+def test_the_feed_of_the_example_runs() -> None:
+    assert run(FEED).startswith("AAPL 1 213.05 nan\nAAPL 2 nan 213.06\nFeedStats(ticks=2, rejected=1, refused=0, ")
+
+
+def test_the_format_of_the_example_is_found_where_it_is_installed(tmp_path: Path) -> None:
+    project = tomllib.loads(TEXT.split("```toml\n")[1].split("```")[0])["project"]
+    (group, entries), *others = project["entry-points"].items()
+    assert (group, others) == (GROUP, [])
+    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()  # as an installer leaves it
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+    (tmp_path / PLUG_IN.splitlines()[0].removeprefix("# ")).write_text(PLUG_IN)
+    assert run(PLUGGED_IN, path=tmp_path) == (
+        "['AAPL'] 213.05 1723161360007000\n1 bid: expected a finite number, was nan\n2 expected 32 bytes, was 31\n"
+    )
 
 
 def test_the_table_of_fields_is_the_code_s() -> None:

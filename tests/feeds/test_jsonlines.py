@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from feeds.decode import Records
 from feeds.fields import layout
-from feeds.jsonlines import KEYS_MAX, LineReader, of_values, records
+from feeds.jsonlines import LineReader, without_blank_lines
+from feeds.objects import KEYS_MAX
 
 
 def reader() -> LineReader:
@@ -18,7 +18,7 @@ def reader() -> LineReader:
 def rows(found: Records) -> list[object]:
     """Each row as a dict of its values, or the word "fault"."""
     return [
-        "fault" if row in found.faults else {name: column[row].as_py() for name, column in found.columns.items()}
+        "fault" if row in found.faults else {name: column.values[row] for name, column in found.columns.items()}
         for row in range(found.rows)
     ]
 
@@ -101,7 +101,7 @@ def test_keys_without_end_are_read_the_slow_way() -> None:
     read = reader()
     for number in range(3 * KEYS_MAX):
         assert rows(read.records(b'{"s":"A","x%d":1}\n' % number)) == [{"s": "A", f"x{number}": 1}]
-        assert len(read._keys) <= KEYS_MAX
+        assert len(read._objects._kinds) <= KEYS_MAX
 
 
 def test_deep_nesting_is_a_fault() -> None:
@@ -115,18 +115,7 @@ def test_a_fault_shows_the_start_of_the_line() -> None:
     assert found.faults[1].startswith("expected a JSON object, was '" + "x" * 40 + "'...")
 
 
-def test_values_of_a_log_hold_one_tick_or_several() -> None:
-    found, origin = of_values([b'{"s":"A"}', b'[{"s":"B"},{"s":"C"},4]', b"[]", b"oops", b' {\n"s":"D"}'])
-    assert origin.tolist() == [0, 1, 1, 1, 3, 4]
-    assert rows(found) == [{"s": "A"}, {"s": "B"}, {"s": "C"}, "fault", "fault", {"s": "D"}]
-
-
-@given(st.lists(st.binary(max_size=30)))
-def test_values_may_be_any_bytes(values: list[bytes]) -> None:
-    found, origin = of_values(values)
-    assert found.rows == len(origin)
-
-
-def test_no_records() -> None:
-    empty: list[dict[str, Any] | str] = []
-    assert records(empty) == Records({}, 0)
+def test_blank_lines() -> None:
+    assert without_blank_lines(b"a\n \n\nb\n") == b"a\nb\n"
+    assert without_blank_lines(b"\n") == b""
+    assert reader().records(b"\n \r\n") == Records({}, 0)

@@ -24,7 +24,7 @@ def refused(spec: str) -> str:
     [
         ("", "feed '': expected SCHEME:..., such as sim: or replay:FILE"),
         ("sim", "feed 'sim': expected SCHEME:..., such as sim: or replay:FILE"),
-        ("other:x", "feed 'other:x': expected one of sim:, replay:"),
+        ("other:x", "feed 'other:x': expected one of sim:, replay:, kafka:"),
         ("sim:x", "feed 'sim:x': expected options alone, as in sim:?symbols=500, was 'x'"),
         ("sim:?symbols=0", "symbols: expected a whole number from 1 to 100000, was '0'"),
         ("sim:?symbols=x", "symbols: expected a whole number from 1 to 100000, was 'x'"),
@@ -33,7 +33,7 @@ def refused(spec: str) -> str:
         ("sim:?seed=-1", "seed: expected a whole number of 0 or more, was '-1'"),
         ("sim:?start=soon", "start: expected a time in ISO 8601 or since 1970, was 'soon'"),
         ("sim:?symbol=1", "unknown option 'symbol': expected symbols, rate, seed, start, speed"),
-        ("sim:?symbols", "expected options as name=value, was 'symbols'"),
+        ("sim:?symbols", "expected options as name=value"),
         ("sim:?seed=1&seed=2", "seed: expected once, was given twice"),
         ("replay:", "replay: expected a file, a glob or a folder, was nothing"),
         ("replay:x.csv?speed=0", "speed: expected a number above 0, or max, was '0'"),
@@ -60,7 +60,7 @@ def test_feeds_are_named_by_their_scheme_or_as_told(tmp_path: Path) -> None:
     assert open_feed(f"replay:{path}", symbols).name == "replay"
     assert open_feed(f"replay:{path}", symbols, name="replay-2").name == "replay-2"
     assert [str(part) for part in symbols.parts] == ["sim", "replay", "replay-2"]
-    assert set(SCHEMES) == {"sim", "replay"}
+    assert set(SCHEMES) == {"sim", "replay", "kafka"}
 
 
 def test_a_spec_taken_apart() -> None:
