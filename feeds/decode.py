@@ -1,6 +1,7 @@
 """Records to columns: what a tick is, and what makes a record unreadable. Pure.
 
-`Records` are rows as a source has them: columns of any type under the source's own names. `Decoder.decode` makes `Ticks` of them, and a reason for each row that cannot be read. It is the same for every format and feed.
+`Records` are rows as a source has them: columns of any type under the source's own names. `Decoder.decode` makes `Ticks`
+of them, and a reason for each row that cannot be read. It is the same for every format and feed.
 
     records --layout--> fields --convert--> numbers, times, texts --judge--> kinds, faults --claim--> rows
 """

@@ -235,6 +235,8 @@ class Kafka:
                         yield ticks
                     else:
                         await asyncio.sleep(0)
+                if not count:  # a poll that finds records in memory gives nobody else a turn
+                    await asyncio.sleep(0)
                 if merge is None and 0 < count < RECORDS_MAX:
                     spent_s = time.perf_counter() - began
                     await asyncio.sleep(min(REST_S_MAX, max(REST_S_MIN, RESTS * spent_s)))

@@ -137,9 +137,9 @@ class Target:
 class Producer:
     """Writes ticks of `symbols` to a target that has `partitions`, as a context. For one task at a time.
 
-    `compression` is none, gzip, snappy, lz4 or zstd. Every method raises ProducerError as soon as a record is refused for good, or
-    has not been acknowledged for `patience_s`; some of what was sent may be in the topic or not then. A record's own
-    time is when it was sent.
+    `compression` is none, gzip, snappy, lz4 or zstd. Every method raises ProducerError as soon as a record is refused for
+    good, or has not been acknowledged for `patience_s`; what was sent and not acknowledged may be in the topic or not
+    then. A record's own time is when it was sent.
     """
 
     def __init__(
@@ -222,8 +222,12 @@ class Producer:
         batch.close()  # one that grew after it had its number would break the count
         future = None
         while future is None:
-            with suppress(errors.KafkaTimeoutError):  # there is no room yet
+            try:
                 future = await self._patiently(self._producer.send_batch(batch, self._target.topic, partition=number))
+            except errors.KafkaTimeoutError:
+                pass  # there is no room yet
+            except errors.KafkaError as error:
+                raise ProducerError(f"topic {self._target.topic}: {reason(error)}") from None
         self._sent[future] = time.monotonic()
         future.add_done_callback(partial(self._settle, batch.record_count()))
 
@@ -313,7 +317,7 @@ class _NumberRequest(Request[InitProducerIdRequest_v0 | _NumberRequest_v3]):  # 
 
 
 class _NumberedProducer(AIOKafkaProducer):  # type: ignore[misc]
-    """A producer that asks for its number by `_NumberRequest`."""
+    """A producer that asks for its number by `_NumberRequest`, and sends to partitions by their number alone."""
 
     async def start(self) -> None:
         await self.client.bootstrap()
@@ -324,3 +328,8 @@ class _NumberedProducer(AIOKafkaProducer):  # type: ignore[misc]
             await asyncio.sleep(POLL_S)  # a broker that has just started does not know its producers yet
         self._txn_manager.set_pid_and_epoch(reply.producer_id, reply.producer_epoch)
         await self._sender.start()
+
+    def _partition(self, topic: str, partition: int, *_: object) -> int:
+        if partition not in (self._metadata.partitions_for_topic(topic) or ()):
+            raise errors.UnknownTopicOrPartitionError("it was there, and is not any more")
+        return partition
