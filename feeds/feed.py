@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from feeds.ticks import Ints, Ticks
 
@@ -33,6 +33,25 @@ class Anew:
     """From here on the log is another one, which the feed's `epoch` names. `rows` hold nothing of it: int64, ascending."""
 
     rows: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How far a log has been read, by somebody who wants no more of it twice.
+
+    `epoch` names the log, and `positions` has for the label of each part the newest `seq` of it.
+    """
+
+    epoch: str
+    positions: Mapping[str, int]
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A feed that can begin where somebody has left off."""
+
+    def go_on(self, held: Held) -> None:
+        """Begin after what is `held`, where the log turns out to be the same. To be called before the feed is iterated."""
 
 
 class Feed(Protocol):

@@ -20,10 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feeds import parts
+from feeds.feed import Held
 from feeds.ticks import NO_TIME, Symbols, Ticks
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,9 @@ class Recorder:
         """
         self.folder = folder
         self._recording = secrets.token_hex(6)
-        #: All closed parts.
+        #: The parts of the recording that were there before.
+        self._before = 0
+        #: All parts closed since.
         self.closed = Tally()
         self._symbols = symbols
         self._feed = feed
@@ -98,6 +103,39 @@ class Recorder:
             _remove_leftovers(folder)
         except OSError as error:
             raise RecordError(f"{folder}: cannot record there: {error.strerror}") from None
+
+    def go_on(self) -> Held | None:
+        """Go on with the newest recording of the feed in the folder; what it holds of the newest log that it read.
+
+        None, and the recording is a new one, where there is none, or a living recorder is at it. To be called before
+        anything is written. Raises RecordError where a part cannot be read.
+        """
+        footers = [footer for footer in self._footers() if footer.feed == self._feed]
+        if not footers:
+            return None
+        newest = footers[-1]
+        if any(self.folder.glob(f".*-{newest.recording}-*.open")):
+            return None
+        self._recording, self._before = newest.recording, newest.number
+        positions: dict[str, int] = {}
+        for footer in footers:
+            if (footer.recording, footer.epoch) == (newest.recording, newest.epoch):
+                for part, (_, last) in footer.positions.items():
+                    positions[part] = max(last, positions.get(part, 0))
+        log.info("%s: going on with the recording after part %d", self.folder, newest.number)
+        return Held(newest.epoch, positions)
+
+    def _footers(self) -> list[parts.Footer]:
+        """The footers of all parts in the folder, in the order in which the parts were begun."""
+        found = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                footer = parts.footer(pq.read_metadata(path).metadata)
+            except (OSError, pa.ArrowInvalid, msgspec.DecodeError) as error:
+                raise RecordError(f"{path}: expected a part of a recording: {' '.join(str(error).split())}") from None
+            if footer is not None:
+                found.append(footer)
+        return found
 
     @property
     def open(self) -> Tally:
@@ -132,15 +170,20 @@ class Recorder:
         if part is None:
             return
         with self._writing(part.path):
-            part.close(self._recording, self.closed.parts + 1, self._feed)
+            part.close(self._recording, self._number, self._feed)
         self._part = None
         self.closed.add(part.tally)
         log.info("closed %s: %d ticks, %.1f MB", part.whole.name, part.tally.ticks, part.tally.bytes / MB)
 
+    @property
+    def _number(self) -> int:
+        """That of the part which is open, or will be."""
+        return self._before + self.closed.parts + 1
+
     def _add(self, ticks: Ticks, epoch: str) -> None:
         now = self._now()
         if self._part is None:
-            name = f"{_stamp(now)}-{self._recording}-{self.closed.parts + 1:06d}"
+            name = f"{_stamp(now)}-{self._recording}-{self._number:06d}"
             with self._writing(self.folder / f".{name}.open"):
                 self._part = _Part(self.folder, name, self._symbols, epoch, now)
         self._part.add(ticks, now)

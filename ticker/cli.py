@@ -26,7 +26,7 @@ import uvicorn
 from click.core import ParameterSource
 
 from feeds.clock import WallClock
-from feeds.feed import Feed, FeedError
+from feeds.feed import Feed, FeedError, Resumable
 from feeds.fields import FIELDS
 from feeds.kafka.address import Address, destination
 from feeds.kafka.setup import Security, Setup
@@ -187,6 +187,8 @@ def record(spec: str, folder: Path, part_mb: float, part_s: float, log_level: st
     limits = Limits(part_bytes=int(part_mb * MB), part_us=int(part_s * 1e6))
     try:
         recorder = Recorder(folder, symbols, feed.name, limits, clock.now)
+        if isinstance(feed, Resumable) and (held := recorder.go_on()) is not None:
+            feed.go_on(held)
     except RecordError as error:
         raise click.UsageError(str(error)) from None
     return asyncio.run(run_record(feed, recorder))
@@ -246,7 +248,7 @@ def _speed(text: str) -> float | None:
 @click.option(
     "--compression",
     type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]),
-    default="lz4",
+    default="zstd",
     show_default=True,
     help="Of batches of records.",
 )
@@ -292,7 +294,9 @@ def produce(
     try:
         target = Target(_destination(to), kafka.security)
         if any(map(is_spec, files)):
-            _alone(files, [name for name in how if context.get_parameter_source(name) is ParameterSource.COMMANDLINE])
+            given = {name for name in how if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+            if len(files) > 1 or given:
+                raise click.UsageError("expected files, or one feed alone, whose options are in it: sim:?speed=max")
             feed = _open_feeds(files, symbols, clock, kafka)[0]
         else:
             feed = open_files(files, symbols, clock, **how)
@@ -311,14 +315,6 @@ def _destination(text: str) -> Address:
     if spec.scheme != "kafka":
         raise spec.error("expected a topic to write to, as in kafka://HOST:PORT/TOPIC")
     return destination(spec)
-
-
-def _alone(files: Sequence[str], given: Sequence[str]) -> None:
-    """Raise UsageError where a feed's spec does not stand alone, or flags of files were `given` with it."""
-    if len(files) > 1:
-        raise click.UsageError("expected files, or one feed alone")
-    if given:
-        raise click.UsageError(f"{given[0]}: a feed's options stand in its spec, as in sim:?speed=max")
 
 
 # -- serving -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
 
 from feeds.clock import Clock
-from feeds.feed import Anew, FeedError, FeedStats
+from feeds.feed import Anew, FeedError, FeedStats, Held
 from feeds.kafka.address import Address, Start, parse
 from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
 from feeds.kafka.merging import Block, Merge, concat
@@ -93,10 +93,16 @@ class Kafka:
         self._cut_topics: set[str] = set()
         #: From when on the log has been read without a hole.
         self._since = NO_TIME
+        #: What somebody has of the log already.
+        self._held = Held(UNKNOWN, {})
 
     @property
     def trouble(self) -> str | None:
         return self._outage.cause
+
+    def go_on(self, held: Held) -> None:
+        """See `Resumable`. Partitions of which nothing is held begin as the address says."""
+        self._held = held
 
     async def __aiter__(self) -> AsyncGenerator[Ticks | Anew]:
         try:
@@ -198,12 +204,15 @@ class Kafka:
         # The time of the first record that is read tells since when, where older ones are gone.
         asked = {tp: at // 1000 if isinstance(at, int) else 0 for tp, at in begin.items() if at != END}
         found = await consumer.offsets_for_times(asked) if asked else {}
+        held = self._held.positions if self._held.epoch == self.epoch else {}
         for tp, partition in unread.items():
             record = found.get(tp)
             if record is not None and record.timestamp < 0:  # some brokers' way to say that there is none so late
                 record = None
             after = end[tp] if record is None else record.offset
             position = end[tp] if begin[tp] == END else first[tp] if begin[tp] == FIRST else after
+            if str(partition) in held:
+                position = self._after(partition, held[str(partition)], first[tp])
             time_us = None if record is None or record.offset != position else record.timestamp * 1000
             if not partition.added:
                 partition.target = end[tp]
@@ -277,14 +286,19 @@ class Kafka:
             partition = self._partitions[tp]
             position = partition.position or 0
             if position < oldest:
-                text = "feed %s: %s: offsets %d to %d were gone before they could be read: going on at %d"
-                log.warning(text, self.name, partition, position, oldest - 1, oldest)
-                self.stats.skipped += oldest - position
-                partition.position = oldest
+                partition.position = self._after(partition, position - 1, oldest)
                 consumer.seek(tp, oldest)
             else:
                 log.warning("feed %s: %s ends before offset %d", self.name, partition, position)
                 self._cut_topics.add(tp.topic)
+
+    def _after(self, partition: Partition, offset: int, oldest: int) -> int:
+        """The offset to go on with after `offset`: the next, or the oldest that there still is."""
+        if offset + 1 < oldest:
+            text = "feed %s: %s: offsets %d to %d were gone before they could be read: going on at %d"
+            log.warning(text, self.name, partition, offset + 1, oldest - 1, oldest)
+            self.stats.skipped += oldest - offset - 1
+        return max(offset + 1, oldest)
 
     def _warm_up(self, merge: Merge) -> Merge | None:
         """Wait no more for partitions that have been read up to their ends; None once all have been."""
