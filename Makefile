@@ -20,6 +20,10 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## Serve on port 8000 with the simulated feed
 	@$(BIN)/ticker serve $(ARGS)
 
+.PHONY: demo-kafka
+demo-kafka: $(READY) ## Run a broker, a producer and two replicas; ARGS: recordings
+	@$(BIN)/python -m tests.demo_kafka $(ARGS)
+
 .PHONY: test
 test: $(READY) ## Run every test but the soaks
 	$(BIN)/python -m pytest $(ARGS)

@@ -92,6 +92,7 @@ def _replayed(path: Path, expected: int) -> float:
     async def run() -> None:
         rows = 0
         async for ticks in feed:
+            assert isinstance(ticks, Ticks)
             table.apply(ticks)
             rows += len(ticks)
             if rows > expected:

@@ -17,11 +17,13 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "ticker.errors ticker.settings ticker.mirror",
         "feeds.ticks feeds.clock",
-        "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed",
-        "feeds.decode feeds.options",
-        "feeds.jsonlines",
-        "feeds.readers",
-        "feeds.replay feeds.simulated",
+        "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed feeds.parts feeds.kafka.merging",
+        "feeds.decode feeds.options feeds.encode feeds.kafka.setup feeds.kafka.outage",
+        "feeds.objects feeds.kafka.address feeds.kafka.cluster",
+        "feeds.jsonlines feeds.values feeds.kafka.partitions",
+        "feeds.readers feeds.formats feeds.recorder",
+        "feeds.replay feeds.simulated feeds.kafka.records feeds.kafka.producer",
+        "feeds.kafka.feed",
         "feeds.spec",
         "ticker.quotes",
         "ticker.protocol ticker.directory ticker.reconnect",
@@ -29,7 +31,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.lanes",
         "ticker.hub",
         "ticker.transport ticker.client",
-        "ticker.service ticker.tail",
+        "ticker.service ticker.tail ticker.record ticker.produce",
         "ticker.http",
         "ticker.server",
         "ticker.cli",
@@ -39,7 +41,9 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
 PURE = frozenset(
     (
         *("feeds.ticks", "feeds.convert", "feeds.fields", "feeds.decode", "feeds.jsonlines", "feeds.merge"),
+        *("feeds.objects", "feeds.values", "feeds.kafka.merging"),
         *("ticker.errors", "ticker.settings", "ticker.quotes", "ticker.protocol", "ticker.session", "ticker.paces"),
+        *("feeds.parts", "feeds.encode"),
         "ticker.directory",
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
@@ -79,7 +83,7 @@ def floor_of(module: str) -> int | None:
     return next((height for height, floor in enumerate(FLOORS) if module in floor), None)
 
 
-PACKAGES = frozenset(("feeds", "ticker"))
+PACKAGES = frozenset(("feeds", "feeds.kafka", "ticker"))
 
 
 @pytest.mark.parametrize("module", sorted(modules().keys() - PACKAGES))

@@ -121,7 +121,7 @@ async def produce(
     *,
     creation: Creation | None = None,
     count: int | None = None,
-    compression: str = "lz4",
+    compression: str = "zstd",
     patience_s: float = 30.0,
 ) -> int:
     """Produce `feed` to its end, to `count` ticks, or until SIGINT or SIGTERM; the exit code.
@@ -134,7 +134,7 @@ async def produce(
     try:
         partitions = await _partitions(target, creation)
         before = await target.ends(partitions)
-    except (Missing, Unavailable, ProducerError, FeedError) as error:
+    except (Unavailable, ProducerError, FeedError) as error:
         hint = " (--create makes it)" if isinstance(error, Missing) else ""
         click.echo(f"ticker: {error}{hint}", err=True)
         return 2 if isinstance(error, Missing) else 1
@@ -150,7 +150,6 @@ async def produce(
         async with Producer(target, partitions, symbols, compression=compression, patience_s=patience_s) as producer:
             with _progress_shown(tally, count) as show:
                 await _write(reading, waiting, producer, tally, show)
-        tally.ended = time.monotonic()
         grown = int((await target.ends(partitions) - before).sum())
         if not reading.cancelled():
             await reading
@@ -177,7 +176,7 @@ def summary(tally: Tally, where: str, grown: int | None) -> str:
         f"produced {done} ticks of {len(tally.symbols)} symbols to {where} in {spent_s:.1f} s, {done / spent_s:,.0f}/s"
     ]
     if tally.ticks > done:
-        parts.append(f"{tally.ticks - done} more were sent or about to be, and may be there or not")
+        parts.append(f"{tally.ticks - done} more were not acknowledged, and may be there or not")
     if grown is not None:
         others = ", of which others wrote some" if grown > done else ""
         parts.append(f"the broker has {grown} new records{others}")
@@ -286,6 +285,7 @@ async def _write(
         await producer.flush()
     finally:
         tally.acknowledged = producer.acknowledged
+        tally.ended = time.monotonic()
 
 
 @contextmanager
