@@ -25,6 +25,7 @@ from feeds.simulated import symbol_names
 from feeds.spec import open_feed
 from feeds.ticks import TRADE, Symbols, Ticks
 from tests.brokers import Broker, Tansu
+from ticker.cli import GC_THRESHOLD
 from ticker.quotes import QuoteTable
 
 RECORDS: Final = 1_000_000
@@ -82,6 +83,8 @@ def _records(ticks: Ticks, encode: Callable[[Any], bytes]) -> Iterator[tuple[byt
 def _rate(read: Read, broker: Broker, topic: str, count: int) -> float:
     """Records a second."""
     gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)  # as the service does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return count / runner.run(_within(read(broker.bootstrap, topic, count)))
 

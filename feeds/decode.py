@@ -120,6 +120,9 @@ class Decoder:
         self._claim = claim
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._refused: set[str] = set()
+        #: By part, the rows of keys that it owns and that were asked for: so since as many moves of rows.
+        self._owned: dict[int, dict[str, int]] = {}
+        self._moves = 0
 
     def layout(self, names: tuple[str, ...]) -> Layout:
         """Where each field is found in records with these columns."""
@@ -165,28 +168,44 @@ class Decoder:
         order = np.argsort(first)  # as they come, so that new symbols get rows in that order
         outcomes: list[int] = []
         refused: list[str] = []
+        self._forget_moved()
+        owned = {part: self._owned.setdefault(low + part, {}) for part in range(span)}
         for value, place in zip(values[order].tolist(), first[order].tolist(), strict=True):
             pair, part = divmod(value, span)
             at, name = divmod(pair, len(symbols))
             key = f"{venues[at - 1]}:{symbols[name]}" if at else symbols[name]
-            if key not in self._symbols and not is_key(key):
+            row = owned[part].get(key)
+            if row is not None and place >= 0:
+                outcomes.append(row)
+            elif key not in self._symbols and not is_key(key):
                 outcomes.append(UNREADABLE)
             elif place < 0 or not self._wanted.key(key):
                 outcomes.append(UNWANTED)
             else:
-                claim, part = self._claim, low + part
-                outcomes.append(claim(key, part, place) if claim else self._symbols.claim(key, part))
-                if outcomes[-1] == REFUSED and key not in self._refused:
+                claim, number_of_part = self._claim, low + part
+                row = claim(key, number_of_part, place) if claim else self._symbols.claim(key, number_of_part)
+                outcomes.append(row)
+                self._forget_moved()
+                if row != REFUSED:
+                    owned[part][key] = row
+                elif key not in self._refused:
                     self._refused.add(key)
                     refused.append(key)
         outcome = np.empty(len(values), np.int64)
         outcome[order] = outcomes
-        row = np.full(rows.n, UNREADABLE)
-        row[good] = np.where(asked | (outcome == UNREADABLE)[number], outcome[number], UNWANTED)
+        found = np.full(rows.n, UNREADABLE)
+        found[good] = np.where(asked | (outcome == UNREADABLE)[number], outcome[number], UNWANTED)
         invalid = np.zeros(rows.n, np.bool_)
-        invalid[good] = row[good] == UNREADABLE
+        invalid[good] = found[good] == UNREADABLE
         rows.fault(invalid, "symbol", "expected a key of 1 to 64 printable characters without space, comma or quote")
-        return row, tuple(refused)
+        return found, tuple(refused)
+
+    def _forget_moved(self) -> None:
+        """Ask anew who owns what, once a row has changed hands."""
+        if self._moves != self._symbols.moves:
+            self._moves = self._symbols.moves
+            for owned in self._owned.values():
+                owned.clear()
 
 
 class _Rows:

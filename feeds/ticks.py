@@ -125,7 +125,7 @@ class Symbols:
         self.names: list[str] = []
         #: The number of the part that brought each row first: it alone may write it.
         self.owner: list[int] = []
-        #: How often a row that is known has changed its owner.
+        #: How often rows that are known have changed their owner, or lost it.
         self.moves = 0
         self.parts: list[Part] = []
 
@@ -179,6 +179,7 @@ class Symbols:
     def release(self, rows: Ints) -> None:
         """Let the next part to claim each of `rows` own it."""
         self._free.update(rows.tolist())
+        self.moves += 1
 
     def owned_by(self, parts: Collection[int]) -> Ints:
         """The rows that `parts` own: int64, ascending."""

@@ -378,12 +378,17 @@ class _View:
 
 
 def _block(records: Sequence[ConsumerRecord], part: int) -> Block:
+    first, count = records[0].offset, len(records)
+    if records[-1].offset - first == count - 1:
+        offset = np.arange(first, first + count)
+    else:  # some are gone: compacted, or never were records
+        offset = np.array([record.offset for record in records], np.int64)
     time_ms = np.array([record.timestamp for record in records], np.int64)
     return Block(
         [record.value for record in records],
         [record.key for record in records],
-        np.full(len(records), part),
-        np.array([record.offset for record in records], np.int64),
+        np.full(count, part),
+        offset,
         np.where(time_ms < 0, NO_TIME, time_ms * 1000),
     )
 

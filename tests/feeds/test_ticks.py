@@ -67,7 +67,7 @@ def test_a_row_can_be_moved_or_released_to_whoever_claims_it_next() -> None:
     symbols.release(rows)
     assert (symbols.claim("A", third), symbols.claim("A", second)) == (0, REFUSED)
     assert symbols.owner == [third, first]
-    assert symbols.moves == 2
+    assert symbols.moves == 3
 
 
 def test_a_bad_key_is_an_error_that_shows_it() -> None:
