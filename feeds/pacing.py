@@ -1,4 +1,4 @@
-"""How a feed keeps time: when ticks fall due by a clock, and blocking work done ahead in a thread of its own."""
+"""How a feed keeps time: when ticks fall due by a clock, blocking work done ahead in a thread, bounded hand-overs."""
 
 from __future__ import annotations
 
@@ -79,6 +79,48 @@ async def ahead(blocks: Generator[T], count: int) -> AsyncGenerator[T]:
         await asyncio.wait([worker.ended], timeout=CLOSE_WAIT_S)
         if worker.ended.done():
             worker.join()  # it has nothing more to do
+
+
+class HandOver(Generic[T]):
+    """Items on their way from one task to another, so many together: who puts one waits while there are too many.
+
+    `enough` and `most` are counted in whatever the items are measured by.
+    """
+
+    def __init__(self, enough: int, most: int) -> None:
+        self._enough = enough
+        self._most = most
+        self._items: list[T] = []
+        self._size = 0
+        self._ready = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def put(self, item: T, size: int) -> None:
+        """Add an item of a size; return when there is room for the next one."""
+        self._items.append(item)
+        self._size += size
+        if self._size >= self._enough:
+            self._ready.set()
+        if self._size >= self._most:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """Nothing more comes: nobody is to wait for it."""
+        self._ready.set()
+
+    async def wait(self, most_s: float) -> None:
+        """Wait until there is enough to be taken, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._ready.wait()
+
+    def take(self) -> list[T]:
+        """All that is there."""
+        taken, self._items, self._size = self._items, [], 0
+        self._ready.clear()
+        self._room.set()
+        return taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from typing import Self
 #: Below the ports that systems give to outgoing connections: there a client that keeps trying a closed port may be given
 #: that very port, and talk to itself.
 PORTS = range(10_000, 32_000)
+#: Those that were given away already, perhaps to a server that is still to listen there.
+GIVEN: set[int] = set()
 READ_BYTES_MAX = 1 << 16
 REPLY_S_MAX = 10.0
 
@@ -22,8 +24,10 @@ def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on, to be used again and again by one server."""
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+            if port not in GIVEN:
+                probe.bind(("127.0.0.1", port))
+                GIVEN.add(port)
+                return port
     raise AssertionError("none of 100 ports is free")
 
 

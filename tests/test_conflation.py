@@ -1,8 +1,9 @@
 """The property that the service stands on: conflation loses nothing, invents nothing, and never turns time back.
 
-Two hubs read one log, each at its own speed; a third reads it under another epoch, as one made anew. Hypothesis lets
-ticks arrive, clients come, go, stall, drain, subscribe, resync and resume in any order, and after every step each
-client's mirror is held against the history of the log: one quote table that was fed tick by tick, and the ticks.
+Two hubs read one log, each at its own speed; a third reads it under another epoch. Hypothesis lets ticks arrive,
+clients come, go, stall, drain, subscribe, resync and resume in any order; the log gets a second part, to which symbols
+move, and is made anew, which each hub notices in its own time. After every step each client's mirror is held against the
+history of the log: one quote table that was fed tick by tick, and the ticks.
 
 `Watcher` is the specification. It knows what its client asked for and what each hub has read, so it foretells which
 symbols every command and every round must, may and must not bring; nothing of it is taken from the code under test.
@@ -25,9 +26,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from feeds.ticks import Symbols
+from feeds.ticks import Symbols, Ticks
 from tests.hubs import NAN, NOON, FakeOutlet, Message, batch, quote, trade
-from ticker.hub import Hub
+from ticker.hub import HEARTBEAT_SLOTS, Hub
 from ticker.mirror import Mirror
 from ticker.protocol import BARE, FRAMED, Encoding
 from ticker.quotes import FIELDS, QuoteTable
@@ -44,18 +45,42 @@ SETTINGS: Final = Settings(catch_up_s_max=CATCH_UP_MS / 1000, messages_per_s_max
 #: A time that is a multiple of every interval.
 QUIET_MS: Final = 500
 
+#: Logs that are made anew, one after another, and the parts of each.
+LOGS_MAX: Final = 4
+PARTS: Final = 2
+#: A seq that no log reaches: what is withheld until the client has been told of the log.
+NEVER: Final = 2**60
+
 Lane = tuple[int, tuple[str, ...]]
 
 
 class History:
-    """The log, and what every symbol was at each of its positions."""
+    """A log, and what every symbol was after each of its records.
 
-    def __init__(self) -> None:
+    A record's index is its place among all; its seq its position in its own part. No two parts of any logs share one: so
+    that two states of a symbol are told apart by their seq, which the protocol cannot promise.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.records: list[Message] = []
-        self.items: dict[tuple[str, int], Message] = {}
+        #: The item of each record's symbol, after it.
+        self.items: list[Message] = []
+        #: How many parts there are, and the symbols that write to the second.
+        self.parts = 1
+        self.moved: set[str] = set()
+        self._ends = [0] * PARTS
         self._symbols = Symbols()
         self._table = QuoteTable(self._symbols)
         self._count: Counter[str] = Counter()
+
+    def place(self, symbol: str, step: int) -> Message:
+        """Where the next record of `symbol` goes; with a `step` of 0 it is part of the last record, where it can be."""
+        part = int(symbol in self.moved)
+        if not (self.records and self.records[-1]["part"] == part):
+            step = max(1, step)
+        self._ends[part] += step
+        return {"part": part, "seq": (self._ends[part] * LOGS_MAX + self.number) * PARTS + part}
 
     def append(self, record: Message) -> None:
         symbol, seq = record["symbol"], record["seq"]
@@ -66,29 +91,44 @@ class History:
         values = self._table.view(np.array([row]))[:, 0].tolist()
         fields = {name: None if math.isnan(value) else value for name, value in zip(FIELDS, values, strict=True)}
         ts = int(self._table.ts[row])
-        self.items[symbol, seq] = {"symbol": symbol, "seq": seq, "n": self._count[symbol], "ts": ts, **fields}
+        self.items.append({"symbol": symbol, "seq": seq, "n": self._count[symbol], "ts": ts, **fields})
 
-    def between(self, symbol: str, prev: int, seq: int) -> list[Message]:
-        """The records of `symbol` in (prev, seq]."""
-        return [record for record in self.records if record["symbol"] == symbol and prev < record["seq"] <= seq]
+    def between(self, symbol: str, prev: int, last: int) -> list[Message]:
+        """The records of `symbol` after the one at `prev`, up to the one at `last`."""
+        return [record for record in self.records[prev + 1 : last + 1] if record["symbol"] == symbol]
+
+
+def nothing(symbol: str) -> Message:
+    """The item of a symbol that has no value any more."""
+    return {"symbol": symbol, "seq": 0, "n": 0, "ts": None, **dict.fromkeys(FIELDS)}
 
 
 class Replica:
     """A hub, how far it has read the log, and where each symbol stood at the last round of each interval."""
 
-    def __init__(self, history: History, epoch: str) -> None:
+    def __init__(self, history: History, name: str) -> None:
         self.history = history
-        self.epoch = epoch
+        self.name = name
+        #: The parts of the log that it has noticed.
+        self.parts = history.parts
         self.read_records = 0
-        #: The position of the last record of each symbol that was read.
+        #: The position of the last record of each symbol that was read, and its index.
         self.seq: dict[str, int] = {}
+        self.at: dict[str, int] = {}
         self.symbols = Symbols()
-        self.symbols.claim_all(CLAIMED, self.symbols.part("feed"))
+        self.numbers = [self.symbols.part("feed", str(part)) for part in range(PARTS)]
+        self.symbols.claim_all(CLAIMED, self.numbers[0])
         #: The symbols that clients have been let know of.
         self.known = set(CLAIMED)
         self.table = QuoteTable(self.symbols, capacity=3)
-        self.hub = Hub(self.table, SETTINGS, {"feed": epoch})
+        self.epochs = {"feed": self.epoch}
+        self.hub = Hub(self.table, SETTINGS, self.epochs)
         self.at_round: dict[int, dict[str, int]] = {interval: {} for interval in INTERVALS_MS}
+        self.watchers: list[Watcher] = []
+
+    @property
+    def epoch(self) -> str:
+        return f"{self.name}-{self.history.number}-{self.parts}"
 
     def read(self, count: int) -> None:
         """Fold in the next records, as one batch; those of one position are never split."""
@@ -97,22 +137,57 @@ class Replica:
         while 0 < stop < len(records) and records[stop]["seq"] == records[stop - 1]["seq"]:
             stop += 1
         new = records[self.read_records : stop]
-        if stop > self.read_records:
-            self.hub.fold(self.table.apply(batch(self.symbols, new)))
-            self.seq.update((record["symbol"], record["seq"]) for record in new)
-            self.read_records = stop
-            self.known.update(self.symbols.names)
+        if stop <= self.read_records:
+            return
+        if any(record["part"] >= self.parts for record in new):
+            self.notice(self.history)
+        before = dict(self.seq)
+        for index, record in enumerate(new, self.read_records):
+            self.seq[record["symbol"]], self.at[record["symbol"]] = record["seq"], index
+        self.read_records = stop
+        fell = {symbol for symbol, seq in before.items() if self.seq[symbol] < seq}
+        arrived = {record["symbol"] for record in new} | set(self.symbols.names)
+        for watcher in self.watchers:
+            watcher.see(fell, arrived - self.known)
+        self.known |= arrived
+        self.hub.fold(self.table.apply(Ticks.concat([self._tick(record) for record in new])))
+
+    def _tick(self, record: Message) -> Ticks:
+        row, number = self.symbols.find(record["symbol"]), self.numbers[record["part"]]
+        if row is not None and self.symbols.owner[row] != number:
+            self.symbols.move(row, number)
+        return batch(self.symbols, [record], part=str(record["part"]))
+
+    def notice(self, history: History) -> None:
+        """Find the log as it is now: another one, or with more parts; all clients are to be told of that."""
+        gone: set[str] = set()
+        if history is not self.history:
+            gone, self.seq, self.at, self.read_records = set(self.seq), {}, {}, 0
+            self.at_round = {interval: {} for interval in INTERVALS_MS}
+        elif history.parts == self.parts:
+            return
+        self.history, self.parts = history, history.parts
+        rows = np.array(sorted(self.symbols._rows[symbol] for symbol in gone), np.int64)
+        for watcher in self.watchers:
+            watcher.see_another_log(gone)
+        self.epochs["feed"] = self.epoch
+        self.symbols.release(rows)
+        self.hub.fold(self.table.forget(rows))
+        self.hub.begin_anew()
+
+    def item(self, symbol: str) -> Message:
+        """What it holds of a symbol, in truth."""
+        return self.history.items[self.at[symbol]] if symbol in self.at else nothing(symbol)
 
     def ticked(self, interval: int, symbol: str) -> bool:
         """Whether a tick of `symbol` has been read since the last round of `interval`."""
-        return self.seq.get(symbol, 0) > self.at_round[interval].get(symbol, 0)
+        return self.at.get(symbol, -1) > self.at_round[interval].get(symbol, -1)
 
 
-@dataclass
+@dataclass(eq=False)
 class Watcher:
     """A client: what it asked for, what it was told, and what it must be told next."""
 
-    history: History
     replica: Replica
     encoding: Encoding
     mirror: Mirror = field(default_factory=Mirror)
@@ -121,6 +196,12 @@ class Watcher:
     patterns: dict[str, Lane] = field(default_factory=dict)
     #: The newest seq it is known to hold of each symbol it watches: it may never see an older one.
     floor: dict[str, int] = field(default_factory=dict)
+    #: The index of the record that each of those is, in the log of its hub.
+    at: dict[str, int] = field(default_factory=dict)
+    #: What each item in the mirror must be, all fields of it.
+    truth: dict[str, Message] = field(default_factory=dict)
+    #: Whether it is to be told that the log is another one.
+    anew: bool = False
     #: The fields of each item in the mirror.
     holds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: When it last subscribed to something that it was ahead with.
@@ -128,24 +209,46 @@ class Watcher:
     stalled: bool = False
     #: Rounds it was skipped in: at least, and at most (a round may hold what it was sent already).
     skipped: tuple[int, int] = (0, 0)
-    #: Symbols that moved in those rounds, with the seq they moved to.
-    missed: dict[str, int] = field(default_factory=dict)
+    #: Symbols that moved in those rounds.
+    missed: dict[str, None] = field(default_factory=dict)
     #: The lanes of those rounds.
     late: set[Lane] = field(default_factory=set)
     ids: int = 0
 
     def connect(self, replica: Replica, now: int) -> None:
+        if self in self.replica.watchers:
+            self.replica.watchers.remove(self)
         self.replica = replica
+        replica.watchers.append(self)
         self.outlet = FakeOutlet(self.encoding)
         self.exact, self.patterns, self.stalled, self.skipped, self.missed = {}, {}, False, (0, 0), {}
-        self.late = set()
+        self.late, self.anew = set(), False
         held = self.mirror.epoch
         self.client = replica.hub.join(self.outlet, now)
         (welcome,) = self.outlet.take()
         assert (welcome["type"], welcome["epoch"], welcome["ts"]) == ("welcome", replica.epoch, now)
         self.mirror.apply(welcome)
-        self.floor = {}
-        self.held_epoch = held
+        self.floor, self.at = {}, {}
+        self.held_epoch = held or replica.epoch
+
+    # -- what its hub sees ---------------------------------------------------------------------------------------------
+
+    def see(self, fell: set[str], arrived: set[str]) -> None:
+        """Some symbols' seq falls; some are new. Nothing of those is told before the epoch, where it holds a later seq."""
+        for symbol in self.watched:
+            if symbol in fell:
+                self.floor[symbol], self.anew = NEVER, True
+            elif symbol in arrived and self.anew and symbol in self.floor:
+                self.floor[symbol] = NEVER
+
+    def see_another_log(self, gone: set[str]) -> None:
+        """The log is another one, without what is `gone`: nothing of what it holds more of is told before the epoch."""
+        self.anew = True
+        for symbol in self.watched:
+            if symbol in gone or (symbol in self.replica.known and self.ahead(symbol)):
+                self.floor[symbol] = NEVER
+        for symbol in gone:
+            self.at.pop(symbol, None)
 
     # -- what it watches -----------------------------------------------------------------------------------------------
 
@@ -161,6 +264,13 @@ class Watcher:
 
     def valued(self, symbol: str) -> bool:
         return symbol in self.replica.seq
+
+    def moved(self, symbol: str) -> bool:
+        """Whether the table has more of it than is held."""
+        return self.replica.seq.get(symbol, 0) > self.floor.get(symbol, 0)
+
+    def known(self, symbol: str) -> bool:
+        return symbol in self.replica.known
 
     def ahead(self, symbol: str) -> bool:
         return self.floor.get(symbol, 0) > self.replica.seq.get(symbol, 0)
@@ -184,7 +294,7 @@ class Watcher:
             command["fields"] = fields[::-1]
         since = {s: seq for s, seq in self.mirror.since().items() if self.holds[s] == fields} if resume else {}
         if since:
-            command |= {"since": since, "epoch": self.held_epoch or self.replica.epoch}
+            command |= {"since": since, "epoch": self.held_epoch}
         same_log = command.get("epoch") == self.replica.epoch
         for name in names:
             if name in PATTERNS:
@@ -204,7 +314,8 @@ class Watcher:
             if same_log and held and held >= seq:
                 self.floor[symbol] = max(held, self.floor.get(symbol, 0))
                 if held == seq:
-                    resumed[symbol] = self.history.items[symbol, seq]["n"]
+                    resumed[symbol] = self.replica.item(symbol)["n"]
+                    self.at[symbol] = self.replica.at[symbol]
             elif symbol not in self.floor:
                 self.mirror.drop([symbol])
         if any(self.ahead(symbol) for symbol in affected):
@@ -237,6 +348,7 @@ class Watcher:
             if self.lane(symbol) is None:
                 self.mirror.drop([symbol])
                 self.floor.pop(symbol, None)
+                self.at.pop(symbol, None)
                 self.missed.pop(symbol, None)
         ack, *snapshots = self.say({"op": "unsubscribe", "symbols": names}, now)
         rejected = [{"symbol": name, "code": "unknown_symbol"} for name in names if name not in known]
@@ -280,7 +392,7 @@ class Watcher:
         reached: set[Lane] = set()
         kinds: dict[str, str] = {}
         seen: list[tuple[Lane | None, str]] = []
-        stepped = {symbol: self.floor.get(symbol, 0) for symbol in SYMBOLS}
+        floor, at = dict(self.floor), dict(self.at)
         for message in messages:
             assert message["ts"] == now
             symbols = [item["symbol"] for item in message["items"]]
@@ -296,16 +408,16 @@ class Watcher:
         assert len(seen) == len(set(seen)), "a round is at most one update and one snapshot"
         least, most = self.skipped
         for lane, symbols in lanes.items():
-            fresh = [symbol for symbol in symbols if stepped[symbol] < self.replica.seq[symbol]]
+            fresh = [symbol for symbol in symbols if floor.get(symbol, 0) < self.replica.seq[symbol]]
             if lane in reached or not self.stalled:
                 assert set(fresh) <= kinds.keys(), "a symbol that changed is not in the round"
                 for symbol in kinds.keys() & set(fresh):
-                    before = self.replica.at_round[lane[0]].get(symbol, 0)
-                    if stepped[symbol] == before and before:
+                    before = self.replica.at_round[lane[0]].get(symbol, -1)
+                    if at.get(symbol) == before >= 0:
                         assert kinds[symbol] == "update", f"{symbol} was in step: an update is enough"
             else:
                 least, most = least + bool(fresh), most + 1
-                self.missed |= {symbol: self.replica.seq[symbol] for symbol in symbols}
+                self.missed |= dict.fromkeys(symbols)
                 self.late.add(lane)
         self.skipped = least, most
 
@@ -321,19 +433,21 @@ class Watcher:
             symbol = item["symbol"]
             lane = self.lane(symbol)
             assert lane is not None, f"{symbol} is not subscribed"
-            truth = self.history.items[symbol, item["seq"]]
-            assert item["seq"] == self.replica.seq[symbol], "what is sent is the newest that was read"
+            truth = self.replica.item(symbol)
+            assert item["seq"] == truth["seq"], "what is sent is the newest that was read"
             assert item["seq"] >= self.floor.get(symbol, 0), "time ran backwards"
             if message["type"] == "update":
                 self.check_update(item, before[symbol], lane, truth)
-            self.floor[symbol] = item["seq"]
+            self.floor[symbol], self.truth[symbol] = item["seq"], truth
+            self.at[symbol] = self.replica.at.get(symbol, -1)
             self.holds[symbol] = lane[1]
             self.check_mirror(symbol)
 
     def check_update(self, item: Message, before: Message, lane: Lane, truth: Message) -> None:
         """An update tells what moved, how many ticks it folds in, and what was traded among them."""
+        symbol = item["symbol"]
         assert item["prev"] < item["seq"]
-        ticks = self.history.between(item["symbol"], item["prev"], item["seq"])
+        ticks = self.replica.history.between(symbol, self.at[symbol], self.replica.at[symbol])
         moved = {name: truth[name] for name in lane[1] if truth[name] != before[name]}
         trades = [tick for tick in ticks if tick["price"] == tick["price"]]
         traded: Message = {}
@@ -341,7 +455,7 @@ class Watcher:
             sizes = [Decimal(repr(tick["size"])) for tick in trades if tick["size"] == tick["size"]]
             prices = [tick["price"] for tick in trades]
             traded = {"hi": max(prices), "lo": min(prices), "vol": float(sum(sizes))}
-        as_of = {"symbol": item["symbol"], "prev": before["seq"], "seq": item["seq"], "n": len(ticks)}
+        as_of = {"symbol": symbol, "prev": before["seq"], "seq": item["seq"], "n": len(ticks)}
         assert item == {**as_of, "ts": truth["ts"], **moved, **traded}
         assert list(item) == [*as_of, "ts", *(name for name in FIELDS if name in moved), *traded], (
             "the order is binding"
@@ -350,27 +464,36 @@ class Watcher:
     def check_mirror(self, symbol: str) -> None:
         """The client's copy is the server's state at its seq: the fields asked for, all of them, and the count."""
         item = self.mirror.items[symbol]
-        truth = self.history.items[symbol, item["seq"]]
+        truth = self.truth[symbol]
         assert item == {name: truth[name] for name in ("symbol", "seq", "n", "ts", *self.holds[symbol])}
 
     def take_announced(self, sent: Message, now: int) -> None:
-        """9. Heartbeats are unconditional. 7. One that waited too long for the log is sent all of it anew."""
+        """9. Heartbeats are unconditional. 7. One that waited too long for the log, or whose log is another one now, is
+        told so, and sent all of it anew; what there is no more of, as nothing.
+        """
         messages = self.outlet.take()
-        if messages and messages[0]["type"] == "heartbeat":
-            assert messages.pop(0) == sent
-        else:
-            assert self.stalled
-        if messages:
-            epoch, *snapshots = messages
+        heartbeats = [message for message in messages if message["type"] == "heartbeat"]
+        assert heartbeats == [sent] or (self.stalled and not heartbeats)
+        late = now >= self.ahead_since + CATCH_UP_MS * 1000
+        news = [message for message in messages if message["type"] != "heartbeat"]
+        if news:
+            epoch, *snapshots = news
             assert epoch == {"type": "epoch", "epoch": self.replica.epoch}
-            assert now >= self.ahead_since + CATCH_UP_MS * 1000, "too soon to give up waiting"
-            assert any(self.ahead(symbol) for symbol in self.watched), "there was nothing to wait for"
+            if not self.anew:
+                assert late, "too soon to give up waiting"
+                assert any(self.ahead(symbol) for symbol in self.watched), "there was nothing to wait for"
+            lost = {symbol for symbol in self.watched if self.anew and self.ahead(symbol) and self.known(symbol)}
             self.mirror.apply(epoch)
-            self.floor.clear()
-            self.missed.clear()
-            self.take_snapshot(snapshots, self.owed(self.watched), now)
-        elif not self.outlet.refused and now >= self.ahead_since + CATCH_UP_MS * 1000:
-            assert not any(self.ahead(symbol) for symbol in self.watched), "waited long enough"
+            self.held_epoch = self.replica.epoch
+            self.anew = False
+            for of_old in (self.floor, self.at, self.missed):
+                of_old.clear()
+            valued = self.owed(self.watched)
+            self.take_snapshot(snapshots, valued | {symbol for symbol in lost if not self.valued(symbol)}, now)
+        elif not self.outlet.refused:
+            assert not self.anew or not heartbeats, "it was to be told of the log"
+            if late:
+                assert not any(self.ahead(symbol) for symbol in self.watched), "waited long enough"
 
     def drain(self, now: int) -> None:
         """6. It gets a `slow` notice with the rounds skipped and a snapshot of just the symbols that moved.
@@ -386,10 +509,10 @@ class Watcher:
             assert (slow["type"], slow["ts"]) == ("slow", now)
             assert max(1, least) <= slow["skipped"] <= most
             sent = {item["symbol"] for snapshot in snapshots for item in snapshot["items"]}
-            owed = {symbol for symbol, seq in self.missed.items() if seq > self.floor.get(symbol, 0)}
+            owed = {symbol for symbol in self.missed if self.moved(symbol)}
             late = {self.lane(symbol) for symbol in owed}
             since = {s for s in self.watched if self.lane(s) in self.late and self.replica.ticked(self.lane(s)[0], s)}  # type: ignore[index]
-            due = {s for s in since if self.lane(s) in late and self.replica.seq[s] > self.floor.get(s, 0)}
+            due = {s for s in since if self.lane(s) in late and self.moved(s)}
             assert self.owed(owed | due) <= sent <= self.owed(self.missed.keys() | since)
             self.take_snapshot(snapshots, sent, now)
         else:
@@ -417,8 +540,8 @@ class Conflation(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOON
-        self.history = History()
-        self.replicas = [Replica(self.history, epoch) for epoch in ("k-1", "k-1", "k-2")]
+        self.history = History(0)
+        self.replicas = [Replica(self.history, name) for name in ("k", "k", "j")]
         self.watchers: list[Watcher] = []
 
     @initialize(data=st.data(), plans=st.lists(SUBSCRIPTION, min_size=3, max_size=3))
@@ -426,7 +549,7 @@ class Conflation(RuleBasedStateMachine):
         self.append(data, 3)
         self.replicas[0].read(2)
         for encoding, plan in zip((FRAMED, FRAMED, BARE), plans, strict=True):
-            self.watchers.append(watcher := Watcher(self.history, self.replicas[0], encoding))
+            self.watchers.append(watcher := Watcher(self.replicas[0], encoding))
             watcher.connect(self.replicas[0], self.now)
             watcher.subscribe(*plan, False, self.now)
 
@@ -435,15 +558,16 @@ class Conflation(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 8), read=st.lists(st.integers(0, 2), max_size=3, unique=True))
     def append(self, data: st.DataObject, count: int, read: Iterable[int] = ()) -> None:
         """Records come into the log: quotes and trades, now and then several in one, or older than the one before."""
-        seq = 1 + (self.history.records[-1]["seq"] if self.history.records else 0)
-        for symbol, kind, step, a, b in data.draw(st.lists(RECORD, min_size=count, max_size=count)):
-            seq += step
-            ts = NOON + seq * 1000 + (a % 7 - 5) * 400
+        drawn = data.draw(st.lists(RECORD, min_size=count, max_size=count))
+        for index, (symbol, kind, step, a, b) in enumerate(drawn):
+            place = self.history.place(symbol, step if index else step + 1)  # what was there may have been read
+            seq, ts = place["seq"], NOON + len(self.history.records) * 1000 + (a % 7 - 5) * 400
             if kind:
-                self.history.append(trade(symbol, seq, a / 4, b / 10 if b else NAN, ts=ts))
+                record = trade(symbol, seq, a / 4, b / 10 if b else NAN, ts=ts)
             else:
                 bid = a / 4 if a else NAN
-                self.history.append(quote(symbol, seq, bid, (a + b) / 4, bid_size=b / 10, ask_size=b / 100, ts=ts))
+                record = quote(symbol, seq, bid, (a + b) / 4, bid_size=b / 10, ask_size=b / 100, ts=ts)
+            self.history.append({**record, **place})
         for index in read:
             self.replicas[index].read(count)
 
@@ -459,10 +583,42 @@ class Conflation(RuleBasedStateMachine):
         if symbol is not None:
             old.symbols.claim(symbol, old.symbols.part("feed"))
             return
-        new = self.replicas[index] = Replica(self.history, old.epoch)
+        new = self.replicas[index] = Replica(self.history, old.name)
         for watcher in self.watchers:
             if watcher.replica is old:
                 watcher.connect(new, self.now)
+
+    @rule(symbol=st.sampled_from(SYMBOLS))
+    def move(self, symbol: str) -> None:
+        """The log gets a second part, which may take a symbol: it is known by a lower seq then."""
+        self.history.parts = PARTS
+        self.history.moved.add(symbol)
+
+    @rule(data=st.data(), count=st.integers(0, 4))
+    def make_anew(self, data: st.DataObject, count: int) -> None:
+        """The log is made anew, from its beginning; the hubs hold the old one yet."""
+        if self.history.number + 1 < LOGS_MAX and len(self.history.records) > 20:
+            self.history = History(self.history.number + 1)
+            self.append(data, count)
+
+    @rule(index=st.integers(0, 2), count=st.integers(0, 6))
+    def notice(self, index: int, count: int) -> None:
+        """A hub looks at the log as it is now, and reads some of it."""
+        self.replicas[index].notice(self.history)
+        self.replicas[index].read(count)
+
+    @rule(data=st.data(), who=st.integers(0, 2), symbol=st.none() | st.sampled_from(SYMBOLS), told=st.booleans())
+    def another_log(self, data: st.DataObject, who: int, symbol: str | None, told: bool) -> None:
+        """A client lives to see the log made anew, or a symbol that it watches move, be it told of it in time or not."""
+        if symbol is None:
+            self.make_anew(data, 2)
+        else:
+            self.move(symbol)
+        self.watchers[who].replica.notice(self.history)
+        self.market(data, 6, 0, QUIET_MS)
+        if told:
+            self.heartbeat()
+        self.market(data, 3, 2, QUIET_MS)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -478,14 +634,14 @@ class Conflation(RuleBasedStateMachine):
             watcher.take_round(due, self.now)
         for replica in self.replicas:
             for interval in due:
-                replica.at_round[interval] = dict(replica.seq)
+                replica.at_round[interval] = dict(replica.at)
 
     @rule(data=st.data(), count=st.integers(1, 6), lag=st.integers(0, 6), step_ms=st.sampled_from((50, 100, QUIET_MS)))
     def market(self, data: st.DataObject, count: int, lag: int, step_ms: int) -> None:
         """The plain course of things: ticks, that one hub reads at once and the others perhaps later, and a round."""
         self.append(data, count)
         for replica, behind in zip(self.replicas, (0, lag, lag // 2), strict=True):
-            replica.read(len(self.history.records) - replica.read_records - behind)
+            replica.read(len(replica.history.records) - replica.read_records - behind)
         self.round(step_ms)
 
     @rule(data=st.data(), count=st.integers(1, 6), lag=st.integers(0, 6))
@@ -529,7 +685,8 @@ class Conflation(RuleBasedStateMachine):
     def heartbeat(self) -> None:
         message = {"type": "heartbeat", "ts": self.now, "feeds": {}}
         for replica in self.replicas:
-            replica.hub.announce(message, self.now)
+            for slot in range(HEARTBEAT_SLOTS):
+                replica.hub.announce(message, self.now, slot)
         for watcher in self.watchers:
             watcher.take_announced(message, self.now)
 
@@ -593,6 +750,8 @@ class Conflation(RuleBasedStateMachine):
                     assert watcher.mirror.items[symbol]["seq"] == watcher.replica.seq[symbol]
                     assert watcher.holds[symbol] == watcher.lane(symbol)[1]  # type: ignore[index]
                     watcher.check_mirror(symbol)
+                elif symbol in watcher.mirror.items and symbol not in watcher.mirror.broken:
+                    assert watcher.mirror.items[symbol]["n"] == 0, "there is no such symbol any more"
             watcher.replica.hub.leave(watcher.client)
             watcher.replica.hub.leave(watcher.client)
         for replica in self.replicas:

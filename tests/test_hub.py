@@ -570,3 +570,105 @@ def test_the_first_record_of_a_log_has_seq_0_and_is_served_like_any() -> None:
     assert (whole["type"], whole["items"][0]["seq"]) == ("snapshot", 0)
     assert changed["items"] == [update("AA", 0, 3, bid=2.0)]
     assert desk.join().subscribe("AA")[0]["pending"] == []
+
+
+# -- a client that comes with positions of the log -----------------------------------------------------------------
+
+
+def come(desk: Desk, at: int, epoch: str = "k-1") -> Peer:
+    """A client of events that has had all of the log up to `at`."""
+    peer = desk.join()
+    desk.hub.receive(peer.client, Subscribe(None, ("*",), ("bid",), positions={"feed": at}, epoch=epoch), desk.now)
+    return peer
+
+
+def test_a_symbol_that_a_hub_behind_has_not_seen_is_not_told_before_the_position_that_its_client_came_with() -> None:
+    desk = desk_of("AA")
+    peer = come(desk, 50)
+    desk.read(quote("BB", 10, 1.0))
+    desk.round()
+    assert kinds(peer.take()) == ["subscribed"]
+    desk.read(quote("BB", 51, 2.0))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in peer.take()] == [("snapshot", ["BB"])]
+
+
+def test_what_is_quiet_when_the_position_is_reached_is_held_and_nobody_waits_for_it() -> None:
+    desk = desk_of("AA", "BB")
+    peer = come(desk, 50)
+    desk.read(quote("BB", 50, 2.0))
+    desk.round()
+    heartbeats(desk, peer)
+    assert not peer.client.waits
+    desk.now += 60_000_000
+    assert heartbeats(desk, peer) == []
+    desk.read(quote("AA", 60, 3.0))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in peer.take()] == [("snapshot", ["AA"])]
+
+
+def test_a_client_ahead_of_some_parts_of_a_log_has_had_all_up_to_where_it_came_with() -> None:
+    desk = desk_of("AA")
+    session = come(desk, 50).client.session
+    assert session.position(0) == 50
+    desk.read(quote("AA", 70, 2.0))
+    assert session.position(0) == 70
+
+
+def test_the_first_record_of_a_log_is_not_told_again_to_a_client_that_is_ahead_of_it() -> None:
+    desk = Desk("AA")
+    desk.read(quote("AA", 0, 1.0))
+    assert kinds(come(desk, 50).take()) == ["subscribed"]
+
+
+def test_positions_of_a_log_made_anew_begin_anew() -> None:
+    desk = desk_of("AA")
+    desk.read(quote("AA", 90, 9.0))
+    desk.epochs["feed"] = "k-2"
+    desk.hub.fold(desk.table.forget(np.array([0])))
+    desk.hub.begin_anew()
+    desk.read(quote("AA", 5, 5.0))
+    assert come(desk, 4, "k-2").take()[1]["items"][0]["seq"] == 5
+    assert kinds(come(desk, 9, "k-2").take()) == ["subscribed"]
+    assert desk.table.positions.tolist() == [5]
+
+
+# -- what of another log comes early -------------------------------------------------------------------------------
+
+
+def test_a_symbol_that_was_waited_for_is_withheld_where_the_log_is_made_anew_meanwhile() -> None:
+    desk = desk_of("BB")
+    client = desk.join()
+    client.subscribe("AA", since={"AA": 50}, epoch="k-1")
+    desk.epochs["feed"] = "k-2"
+    desk.hub.begin_anew()
+    desk.read(quote("AA", 10, 1.0))
+    desk.round()
+    assert client.take() == []
+    assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+
+
+def test_nothing_of_a_log_made_anew_is_told_before_its_epoch_however_far_it_is() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    client.subscribe("AA")
+    desk.epochs["feed"] = "k-2"
+    desk.hub.fold(desk.table.forget(np.array([0])))
+    desk.hub.begin_anew()
+    desk.read(quote("AA", 90, 9.0))
+    desk.round()
+    assert client.take() == []
+    assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+
+
+def test_a_round_tells_nobody_of_what_was_forgotten() -> None:
+    desk = desk_of("AA")
+    desk.join().subscribe("AA")
+    desk.hub.fold(desk.table.forget(np.array([0])))
+    new = desk.join()
+    new.subscribe("AA")
+    desk.round()
+    assert new.take() == []
+    desk.read(quote("AA", 3, 9.0))
+    desk.round()
+    assert kinds(new.take()) == ["snapshot"]

@@ -182,15 +182,15 @@ async def _events(service: Service, command: Subscribe) -> AsyncIterator[bytes]:
 
 
 def _position(service: Service, client: Client) -> str | None:
-    """The epoch, and how far each part of each log is in the table, as an event's id.
+    """The epoch, and how far the client has had each part of each log, as an event's id.
 
-    None where the client holds more than the table: from there it could not be resumed.
+    That is as far as the table, or further where the client came with more. None while it still holds some of a log
+    that is another one now: from there it could not be resumed.
     """
-    if client.waits:
+    if client.anew:
         return None
-    parts = service.table.symbols.parts
-    positions = zip(parts, service.table.positions.tolist(), strict=False)
-    return " ".join((service.hub.epoch, *(f"{part}={position}" for part, position in positions)))
+    parts = enumerate(service.table.symbols.parts)
+    return " ".join((service.hub.epoch, *(f"{part}={client.session.position(number)}" for number, part in parts)))
 
 
 def _resuming(command: Subscribe, last_event_id: str) -> Subscribe:

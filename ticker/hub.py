@@ -21,6 +21,8 @@ from ticker.quotes import Changes, QuoteTable
 from ticker.session import LaneKey, Outcome, Session
 from ticker.settings import Settings
 
+#: A seq that no log reaches: what is withheld until the client has been told of the log.
+NEVER: Final = 1 << 62
 HEARTBEAT_SLOTS: Final = 20  # heartbeats are spread over their interval, so that they never come as one burst
 
 
@@ -171,11 +173,11 @@ class Hub:
         wait_us = int(self.settings.catch_up_s_max * 1e6)
         for client in list(self._waiting):
             due = client.deadline <= now or client.deadline > now + wait_us  # or else the clock was set back
-            if due and client.blocked_since is None:
-                if self._is_ahead(client):
+            if due or client.slot == slot:
+                if not self._is_ahead(client):
+                    self._end_waiting(client)
+                elif due and client.blocked_since is None:
                     self._renew(client, now)
-                else:
-                    del self._waiting[client]
 
     def _look_after(self, client: Client, now: int) -> None:
         client.block(now)
@@ -186,8 +188,10 @@ class Hub:
 
     def begin_anew(self) -> None:
         """The log of a feed is another one: each client is told, and sent all that it watches, in its heartbeat slot."""
+        seq = self.table.seq
         for client in self.clients:
             client.anew = True
+            client.ahead = {row: NEVER if seq[row] < held else held for row, held in client.ahead.items()}
 
     # -- what a client watches -------------------------------------------------------------------------------------
 
@@ -284,7 +288,10 @@ class Hub:
         """Tell those who wait for symbols that these are here. Their first round sends each of them whole."""
         for client in self.clients:
             if client.session.expecting:
-                self._carry_out(client, client.session.appeared(arrived), self._now)
+                held = client.session.awaited.keys() & arrived.keys() if client.anew else ()
+                outcome = client.session.appeared(arrived)
+                outcome.ahead |= {arrived[name]: NEVER for name in held if arrived[name] in client.session.rows}
+                self._carry_out(client, outcome, self._now)
 
     # -- a client that is ahead ------------------------------------------------------------------------------------
 
@@ -296,14 +303,23 @@ class Hub:
             self._waiting[client] = None
 
     def _is_ahead(self, client: Client) -> bool:
-        seq = self.table.seq
-        return bool(client.session.awaited) or any(seq[row] < held for row, held in client.ahead.items())
+        seq, session = self.table.seq, client.session
+        if session.had:
+            return session.unread
+        return bool(session.awaited) or any(seq[row] < held for row, held in client.ahead.items())
+
+    def _end_waiting(self, client: Client) -> None:
+        """The table has read all that the client held. What has not moved since that, it holds."""
+        del self._waiting[client]
+        if client.session.had and not client.anew:
+            client.session.had.clear()
+            client.ahead.clear()
 
     def _turn_back(self, fell: Mapping[int, int]) -> None:
         """The log of some rows is another one. Whoever watches one has it withheld until it has been told so."""
         for client in self.clients:
             rows = client.session.rows
-            held = {row: seq for row, seq in fell.items() if row in rows}
+            held = {row: NEVER for row in fell if row in rows}
             if held:
                 self._withhold(client, held)
                 client.anew = True
@@ -322,6 +338,7 @@ class Hub:
         lost = [row for row in client.ahead if not self.table.n[row]] if client.anew else []
         client.anew = False
         client.session.awaited.clear()
+        client.session.had.clear()
         for member in client.members.values():
             member.behind = None
         epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))

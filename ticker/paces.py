@@ -146,6 +146,10 @@ class Pace(Generic[SenderT]):
         if not len(watched):
             return
         slots = slots[watched]
+        if changes.fell and not self.table.n[changes.rows].any():  # forgotten: to be sent with their next value, as new
+            rows = changes.rows[watched]
+            self._keep(slots, rows, self.table.view(rows))
+            return
         hi, lo, vol = self._trades
         new = slots[~self._dirty[slots]]
         if len(new):

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -26,6 +26,7 @@ from feeds.decode import Wanted
 from feeds.feed import Feed, FeedError
 from feeds.kafka.cluster import Missing, Unavailable
 from feeds.kafka.producer import Producer, ProducerError, Target
+from feeds.pacing import HandOver
 from feeds.replay import Replay, Settings, find_files
 from feeds.spec import SCHEMES
 from feeds.ticks import NO_TIME, Symbols, Ticks
@@ -140,9 +141,9 @@ async def produce(
         return 2 if isinstance(error, Missing) else 1
 
     tally = Tally()
-    waiting = _Waiting()
+    waiting = HandOver[Ticks](HAND_TICKS_MAX, WAITING_TICKS_MAX)
     reading = asyncio.create_task(_read(feed, waiting, count))
-    reading.add_done_callback(lambda _: waiting.enough.set())
+    reading.add_done_callback(lambda _: waiting.end())
     stop = _Stop(reading)
     failure: Exception | None = None
     grown = None
@@ -224,56 +225,26 @@ class _Stop:
             os._exit(128 + number)
 
 
-class _Waiting:
-    """Ticks that wait to be handed over."""
-
-    def __init__(self) -> None:
-        #: Set once there are enough, or no more will come.
-        self.enough = asyncio.Event()
-        self._room = asyncio.Event()
-        self._batches: list[Ticks] = []
-        self._ticks = 0
-
-    async def put(self, ticks: Ticks) -> None:
-        """Add a batch; return when there is room for the next one."""
-        self._batches.append(ticks)
-        self._ticks += len(ticks)
-        if self._ticks >= HAND_TICKS_MAX:
-            self.enough.set()
-        if self._ticks >= WAITING_TICKS_MAX:
-            self._room.clear()
-            await self._room.wait()
-
-    def take(self) -> Sequence[Ticks]:
-        """All that waits."""
-        taken, self._batches, self._ticks = self._batches, [], 0
-        self.enough.clear()
-        self._room.set()
-        return taken
-
-
-async def _read(feed: Feed, waiting: _Waiting, count: int | None) -> None:
+async def _read(feed: Feed, waiting: HandOver[Ticks], count: int | None) -> None:
     left = sys.maxsize if count is None else count
     items: Any = aiter(feed)
     async with aclosing(items):
         async for item in items:
             if isinstance(item, Ticks) and len(item):  # a feed may tell other things too
-                await waiting.put(item[:left])
+                await waiting.put(item[:left], len(item))
                 left -= len(item)
                 if left <= 0:
                     return
 
 
 async def _write(
-    reading: asyncio.Task[None], waiting: _Waiting, producer: Producer, tally: Tally, show: Callable[[], None]
+    reading: asyncio.Task[None], waiting: HandOver[Ticks], producer: Producer, tally: Tally, show: Callable[[], None]
 ) -> None:
     """Send what is read until the reading has ended, and see to it that all of it is acknowledged."""
     ended = False
     try:
         while not ended:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HAND_S_MAX):
-                    await waiting.enough.wait()
+            await waiting.wait(HAND_S_MAX)
             ended = reading.done()
             await producer.check()
             if batches := waiting.take():

@@ -138,6 +138,8 @@ class QuoteTable:
         fell = dict(zip(rows.tolist(), self.seq[rows].tolist(), strict=True))
         for column in (self.seq, self.n, self.ts):
             column[rows] = 0
+        self.positions[:] = 0  # what is left of each part; the old log's would be taken for the new one's
+        np.maximum.at(self.positions, self._part[: self._parted], self.seq[: self._parted])
         for column in (self._session, self._session_end):
             column[rows] = NO_TIME
         self._newest[2 * rows] = self._newest[2 * rows + 1] = NO_TIME

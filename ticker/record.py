@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from feeds.feed import Feed, FeedError
+from feeds.pacing import HandOver
 from feeds.recorder import MB, Recorder, RecordError, Tally
 from feeds.ticks import Ticks
 
@@ -28,6 +29,9 @@ HAND_S_MAX: Final = 0.25
 WAITING_TICKS_MAX: Final = 200_000
 REFRESHES_PER_S: Final = 4
 
+#: The epoch of a log, and ticks of it.
+Batch = tuple[str, Ticks]
+
 
 async def record(feed: Feed, recorder: Recorder) -> int:
     """Record `feed` to its end, or until SIGINT or SIGTERM; the exit code: 1 where feed or recorder failed.
@@ -36,9 +40,9 @@ async def record(feed: Feed, recorder: Recorder) -> int:
     parts, but for what a recorder that fails says to be lost.
     """
     failure: Exception | None = None
-    waiting = _Waiting()
+    waiting = HandOver[Batch](HAND_TICKS_MAX, WAITING_TICKS_MAX)
     reading = asyncio.create_task(_read(feed, waiting))
-    reading.add_done_callback(lambda _: waiting.enough.set())
+    reading.add_done_callback(lambda _: waiting.end())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
     try:
@@ -76,53 +80,23 @@ def progress(closed: Tally, part: Tally) -> str:
     )
 
 
-class _Waiting:
-    """Ticks that wait to be written, each batch with the epoch of its log."""
-
-    def __init__(self) -> None:
-        #: Set once there are enough to be written at once.
-        self.enough = asyncio.Event()
-        self._room = asyncio.Event()
-        self._batches: list[tuple[str, Ticks]] = []
-        self._ticks = 0
-
-    async def put(self, epoch: str, ticks: Ticks) -> None:
-        """Add a batch; return when there is room for the next one."""
-        self._batches.append((epoch, ticks))
-        self._ticks += len(ticks)
-        if self._ticks >= HAND_TICKS_MAX:
-            self.enough.set()
-        if self._ticks >= WAITING_TICKS_MAX:
-            self._room.clear()
-            await self._room.wait()
-
-    def take(self) -> list[tuple[str, Ticks]]:
-        """All that waits."""
-        taken, self._batches, self._ticks = self._batches, [], 0
-        self.enough.clear()
-        self._room.set()
-        return taken
-
-
-async def _read(feed: Feed, waiting: _Waiting) -> None:
+async def _read(feed: Feed, waiting: HandOver[Batch]) -> None:
     async for item in feed:
         if isinstance(item, Ticks):  # a feed may tell other things too
-            await waiting.put(feed.epoch, item)
+            await waiting.put((feed.epoch, item), len(item))
 
 
-async def _write(reading: asyncio.Task[None], waiting: _Waiting, recorder: Recorder) -> None:
+async def _write(reading: asyncio.Task[None], waiting: HandOver[Batch], recorder: Recorder) -> None:
     """Write, in a thread, what is read, until the reading has ended; close the last part then."""
     ended = False
     while not ended:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HAND_S_MAX):
-                await waiting.enough.wait()
+        await waiting.wait(HAND_S_MAX)
         ended = reading.done()
         await asyncio.to_thread(_hand_over, recorder, waiting.take())
     await asyncio.to_thread(recorder.close)
 
 
-def _hand_over(recorder: Recorder, batches: Sequence[tuple[str, Ticks]]) -> None:
+def _hand_over(recorder: Recorder, batches: Sequence[Batch]) -> None:
     for epoch, some in groupby(batches, key=itemgetter(0)):
         recorder.write(Ticks.concat([ticks for _, ticks in some]), epoch)
     recorder.tend()

@@ -186,11 +186,13 @@ class Service:
 
     async def _run_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = self.settings.heartbeat_ms / HEARTBEAT_SLOTS / 1000
+        interval_s = self.settings.heartbeat_ms / 1000
         due = loop.time()
         for slot in cycle(range(HEARTBEAT_SLOTS)):
-            due = max(due + pause_s, loop.time())
-            await asyncio.sleep(due - loop.time())
+            # What is late makes nothing after it late: slots that are due go out in one turn, one interval's at most.
+            due = max(due + interval_s / HEARTBEAT_SLOTS, loop.time() - interval_s)
+            if due > loop.time() or not slot:
+                await asyncio.sleep(max(0.0, due - loop.time()))
             now = self.clock.now()
             self._tell_states(now)
             self.hub.announce({"type": "heartbeat", "ts": now, "feeds": self.feeds_at(now)}, now, slot)

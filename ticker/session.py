@@ -98,7 +98,7 @@ class Session:
 
     __slots__ = (
         *("_closed", "_directory", "_epochs", "_exact", "_inbound", "_pace", "_patterns", "_pending", "_refusals"),
-        *("_settings", "_symbols", "_table", "_told", "_violations", "awaited", "heard", "rows"),
+        *("_settings", "_symbols", "_table", "_told", "_violations", "awaited", "had", "heard", "rows"),
     )
 
     def __init__(
@@ -128,6 +128,8 @@ class Session:
         self.rows: dict[int, LaneKey] = {}
         #: What the client holds of subscribed symbols that no feed has brought yet.
         self.awaited: dict[str, Held] = {}
+        #: How far the client says that it has had all of each part of each log, by the part's number.
+        self.had: dict[int, int] = {}
         self._exact: dict[str, LaneKey] = {}
         #: Oldest first.
         self._patterns: dict[str, LaneKey] = {}
@@ -144,6 +146,15 @@ class Session:
     def expecting(self) -> bool:
         """Whether a symbol that appears may concern this client."""
         return bool(self._patterns or self._pending)
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client has had more of some part of a log than the table."""
+        return any(at > self._read(part) for part, at in self.had.items())
+
+    def position(self, part: int) -> int:
+        """How far the client has had a part of a log: as far as the table has read it, or further, if it came so."""
+        return max(self._read(part), self.had.get(part, 0))
 
     @property
     def intervals(self) -> frozenset[int]:
@@ -194,7 +205,7 @@ class Session:
                     self._told[pattern] = None
                     outcome.replies.append(self._excess(pattern, excess))
         outcome.fresh.clear()  # the round that brings their first value sends it whole
-        if self.awaited:
+        if self.awaited or self.had:
             self._end_waiting(outcome)
         return outcome
 
@@ -427,16 +438,22 @@ class Session:
             return {}
         named = command.since or {}
         names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
+        if command.positions is not None:
+            self.had = {
+                number: command.positions[str(part)]
+                for number, part in enumerate(self._symbols.parts)
+                if str(part) in command.positions and self._epochs.get(part.feed) in epochs
+            }
         for row in list(outcome.fresh):
             seq = int(self._table.seq[row])
-            since = named.get(names[row], 0) if command.positions is None else self._since(row, command.positions)
+            since = named.get(names[row], 0) if command.positions is None else self._since(row)
             if since and since >= seq and self._epoch(row) in epochs:
                 del outcome.fresh[row]
                 if since == seq:
                     outcome.resumed[row] = None
                 else:
                     outcome.ahead[row] = since
-        outcome.waits = bool(outcome.ahead)
+        outcome.waits = bool(outcome.ahead) or self.unread
         if not epochs.isdisjoint(self._epochs.values()):
             for name, since in named.items():
                 full = len(self.awaited) >= self._settings.symbols_max
@@ -445,23 +462,31 @@ class Session:
                     outcome.waits = True
         return {names[row]: int(self._table.n[row]) for row in outcome.resumed}
 
-    def _since(self, row: int, positions: Mapping[str, int]) -> int:
-        """The seq of `row` that a client holds which has had all of each part of each log up to `positions`.
+    def _since(self, row: int) -> int:
+        """The seq of `row` that a client holds which has had all of each part of each log up to `had`.
 
         0 where it is another one than the table's. Where the client has had more than the table, it may be any up to there.
         """
         part, seq = self._symbols.owner[row], int(self._table.seq[row])
-        at = positions.get(str(self._symbols.parts[part]), 0)
-        if seq and at > self._table.positions[part]:
+        at = self.had.get(part, 0)
+        if at > self._read(part):
             return at
         return seq if seq <= at else 0
 
+    def _read(self, part: int) -> int:
+        """The newest position of a part that the table has read."""
+        positions = self._table.positions
+        return int(positions[part]) if part < len(positions) else 0
+
     def _end_waiting(self, outcome: Outcome) -> None:
-        """Symbols that the client holds something of are here."""
+        """Symbols that the client holds something of, or may hold, are here."""
         for row in outcome.was:
             held = self.awaited.pop(self._symbols.names[row], None)
             if held is not None and self._epoch(row) in held.epochs:
                 outcome.ahead[row] = held.seq
+            part = self._symbols.owner[row]
+            if self.had.get(part, 0) > self._read(part):
+                outcome.ahead[row] = self.had[part]
 
     def _epoch(self, row: int) -> str:
         """The epoch of the feed that brings `row`."""

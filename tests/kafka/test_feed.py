@@ -1,0 +1,301 @@
+"""A Kafka feed at a real broker, in this process: what is read of a topic, from where on, and when that is all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from confluent_kafka import Producer
+
+from feeds.clock import WallClock
+from feeds.feed import FeedStats
+from feeds.kafka.feed import FETCH_BYTES_MAX
+from feeds.kafka.setup import Setup
+from feeds.spec import open_feed
+from feeds.ticks import NO_TIME, Symbols, Ticks
+from tests.apache_kafka import Apache
+from tests.brokers import POLL_S, REPLY_S_MAX, Broker, Local, MakeTopic, Record
+from tests.feeds.conftest import HandClock
+from tests.kafka.watching import WAIT_S_MAX, quotes
+from tests.proxies import Proxy
+from tests.servers import serving
+
+#: 14 November 2023, 22:13:20 UTC.
+NOW = 1_700_000_000_000_000
+S = 1_000_000
+MINUTE, HOUR, DAY = 60 * S, 3600 * S, 86_400 * S
+MIDNIGHT = NOW - NOW % DAY
+
+
+class Reader:
+    """A feed that is being read, and what it has brought so far."""
+
+    def __init__(self, spec: str, setup: Setup | None = None, now: int | None = None) -> None:
+        self.symbols = Symbols()
+        self.feed = open_feed(spec, self.symbols, clock=WallClock() if now is None else HandClock(now), kafka=setup)
+        self.batches: list[Ticks] = []
+
+    async def read(self) -> None:
+        async with aclosing(self.feed.__aiter__()) as items:  # type: ignore[type-var]
+            async for item in items:
+                if isinstance(item, Ticks):
+                    self.batches.append(item)
+
+    async def until(self, done: Callable[[], object]) -> None:
+        async with asyncio.timeout(WAIT_S_MAX):
+            while not done():
+                await asyncio.sleep(POLL_S)
+
+    async def warm(self) -> list[float]:
+        """The bids that it has brought once it says that these are all that there were."""
+        await self.until(lambda: self.feed.warm)
+        return self.bids
+
+    @property
+    def bids(self) -> list[float]:
+        return [bid for batch in self.batches for bid in batch.bid.tolist()]
+
+    @property
+    def positions(self) -> list[tuple[str, int]]:
+        """The symbol and the offset of each tick."""
+        names = self.symbols.names
+        return [
+            (names[row], seq) for b in self.batches for row, seq in zip(b.row.tolist(), b.seq.tolist(), strict=True)
+        ]
+
+    @property
+    def since(self) -> int:
+        return self.batches[-1].since
+
+
+@asynccontextmanager
+async def reading(
+    broker: Broker, topic: str, options: str = "", setup: Setup | None = None, now: int | None = None
+) -> AsyncIterator[Reader]:
+    reader = Reader(f"kafka://{broker.bootstrap}/{topic}?{options}", setup, now)
+    task = asyncio.create_task(reader.read())
+    try:
+        yield reader
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+
+def quote(bid: float, at: int | None = None, symbol: str = "A", **more: Any) -> Record:
+    """A quote that comes now, or came at a time."""
+    us = time.time_ns() // 1000 if at is None else at
+    value = orjson.dumps({"symbol": symbol, "ts_event": us, "bid": bid, **more})
+    return Record(symbol.encode(), value, timestamp_ms=us // 1000)
+
+
+# -- what is in a topic --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_batches_are_read_whatever_they_are_compressed_with(
+    broker: Broker, topic: MakeTopic, compression: str
+) -> None:
+    name = topic()
+    broker.produce(name, quotes(0, 500), compression)
+    async with reading(broker, name, "start=earliest") as reader:
+        assert await reader.warm() == list(range(500))
+        assert reader.positions == [(f"S{number % 10:02d}", number) for number in range(500)]
+
+
+async def test_messagepack_is_read_where_it_is_asked_for(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    values = [{"symbol": "A", "ts_event": NOW, "bid": bid} for bid in range(3)]
+    encode = msgspec.msgpack.encode
+    at_ms = NOW // 1000
+    broker.produce(name, [Record(b"A", encode(value), None, at_ms) for value in (values[0], values[1:])])
+    async with reading(broker, name, "start=earliest&format=msgpack") as reader:
+        assert await reader.warm() == [0, 1, 2]
+        assert reader.positions == [("A", 0), ("A", 1), ("A", 1)]
+
+
+async def test_tombstones_and_headers_and_records_without_a_key_disturb_nothing(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name = topic()
+    records = [
+        Record(b"A", None),
+        quote(1)._replace(headers=[("trace", b"\xff\x00"), ("trace", None), ("", b"")]),
+        Record(None, None, headers=[("why", b"deleted")]),
+        quote(2)._replace(key=None),
+        Record(b"A", None),
+    ]
+    broker.produce(name, records)
+    async with reading(broker, name, "start=earliest") as reader:
+        assert await reader.warm() == [1, 2]
+        assert reader.positions == [("A", 1), ("A", 3)]
+        assert reader.feed.stats == FeedStats(ticks=2, lag=0)
+
+
+async def test_what_cannot_be_read_is_counted(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    poison = [b"", b"\xff" * 100, b"null", b"7", b'{"symbol":"A","ts_event":1,"bid":[]}', b'{"bid":', b"{" * 900_000]
+    broker.produce(name, [record for value in poison for record in (quote(1), Record(b"A", value))])
+    async with reading(broker, name, "start=earliest") as reader:
+        assert await reader.warm() == [1] * len(poison)
+        assert reader.feed.stats == FeedStats(ticks=len(poison), rejected=len(poison), lag=0)
+
+
+async def test_the_ticks_of_a_record_come_together(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    ticks = [{"symbol": f"S{number % 100}", "ts_event": NOW, "bid": number} for number in range(10_000)]
+    broker.produce(name, [Record(b"A", orjson.dumps(ticks), timestamp_ms=NOW // 1000)])
+    async with reading(broker, name, "start=earliest") as reader:
+        await reader.warm()
+        assert [len(batch) for batch in reader.batches] == [10_000]
+
+
+async def test_a_record_that_is_larger_than_what_is_fetched_at_once_is_read(
+    apache: Apache, apache_topic: MakeTopic
+) -> None:
+    size = 2 * FETCH_BYTES_MAX
+    name = apache_topic(max_message_bytes=str(2 * size))
+    producer = Producer({"bootstrap.servers": apache.bootstrap, "message.max.bytes": 2 * size, "log_level": 0})
+    for record in (quote(1), quote(2, note="x" * size), Record(b"A", b"[" * size), quote(3)):
+        producer.produce(name, record.value, record.key)
+        assert producer.flush(REPLY_S_MAX) == 0
+    async with reading(apache, name, "start=earliest") as reader:
+        assert await reader.warm() == [1, 2, 3]
+        assert reader.feed.stats == FeedStats(ticks=3, rejected=1, lag=0)
+
+
+async def test_partitions_and_topics_are_merged_by_the_logs_times(broker: Broker, topic: MakeTopic) -> None:
+    one, other = topic(2), topic()
+    for number in range(6):
+        place = {0: (one, 0), 1: (one, 1), 2: (other, 0)}[number % 3]
+        record = quote(number, NOW + number * S, f"S{number % 3}")
+        broker.produce(place[0], [record._replace(partition=place[1])])
+    async with reading(broker, f"{one},{other}", "start=earliest") as reader:
+        assert await reader.warm() == [0, 1, 2, 3, 4, 5]
+
+
+async def test_transactions_that_were_given_up_are_left_out(apache: Apache, apache_topic: MakeTopic) -> None:
+    name = apache_topic()
+    producer = Producer({"bootstrap.servers": apache.bootstrap, "transactional.id": name, "log_level": 0})
+    producer.init_transactions(REPLY_S_MAX)
+    for bid, kept in ((1, True), (2, False), (3, True), (4, False)):
+        producer.begin_transaction()
+        record = quote(bid)
+        producer.produce(name, record.value, record.key)
+        producer.flush(REPLY_S_MAX)
+        if kept:
+            producer.commit_transaction(REPLY_S_MAX)
+        else:
+            producer.abort_transaction(REPLY_S_MAX)
+    async with reading(apache, name, "start=earliest") as reader:
+        assert await reader.warm() == [1, 3]
+        await reader.until(lambda: reader.feed.stats.lag == 0)
+
+
+# -- where reading begins ------------------------------------------------------------------------------------------
+
+#: How long ago the records of a topic came; they have their numbers as bids.
+AGO = (30 * HOUR, 23 * HOUR, 20 * HOUR, 10 * MINUTE, 1 * MINUTE)
+
+
+@pytest.fixture
+def past(apache: Apache, apache_topic: MakeTopic) -> str:
+    """A topic with five records of the last two days, in a partition each of which has another one as well."""
+    name = apache_topic(2)
+    apache.produce(name, [quote(n, NOW - ago, f"S{n % 2}")._replace(partition=n % 2) for n, ago in enumerate(AGO)])
+    return name
+
+
+@pytest.mark.parametrize(
+    ("options", "setup", "bids", "since"),
+    [
+        ("", Setup(), [2, 3, 4], MIDNIGHT),
+        ("start=session", Setup(), [2, 3, 4], MIDNIGHT),
+        ("", Setup(warm_up_us=HOUR), [3, 4], NOW - HOUR),
+        ("", Setup(session_start_us=22 * HOUR), [3, 4], MIDNIGHT + 22 * HOUR),
+        ("", Setup(session_start_us=23 * HOUR), [1, 2, 3, 4], MIDNIGHT - HOUR),
+        ("start=earliest", Setup(), [0, 1, 2, 3, 4], NO_TIME),
+        ("start=-15m", Setup(), [3, 4], NOW - 15 * MINUTE),
+        ("start=-2d", Setup(), [0, 1, 2, 3, 4], NO_TIME),
+        (f"start={datetime.fromtimestamp((NOW - 5 * MINUTE) / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}", Setup(), [4], None),
+        (f"start={(NOW - 21 * HOUR) // S}", Setup(), [2, 3, 4], NOW - 21 * HOUR),
+    ],
+)
+async def test_reading_begins_where_it_is_told_to(
+    apache: Apache, past: str, options: str, setup: Setup, bids: Sequence[float], since: int | None
+) -> None:
+    async with reading(apache, past, options, setup, NOW) as reader:
+        assert await reader.warm() == bids
+        assert since is None or reader.since == since
+
+
+@pytest.mark.parametrize("options", ["start=latest", "start=-10s", f"start={(NOW + HOUR) // S}"])
+async def test_what_is_older_than_that_is_left_out(apache: Apache, past: str, options: str) -> None:
+    async with reading(apache, past, options, now=NOW) as reader:
+        assert await reader.warm() == []
+        apache.produce(past, [quote(9, NOW + 2 * HOUR)])
+        await reader.until(lambda: reader.bids == [9])
+
+
+async def test_a_compacted_topic_is_read_whole(apache: Apache, apache_topic: MakeTopic) -> None:
+    name = apache_topic(cleanup_policy="compact")
+    apache.produce(name, [quote(n, NOW - ago, f"S{n}") for n, ago in enumerate(AGO)])
+    async with reading(apache, name, now=NOW) as reader:
+        assert await reader.warm() == [0, 1, 2, 3, 4]
+        assert reader.since == NOW
+
+
+async def test_session_fields_count_since_the_oldest_record_where_older_ones_are_gone(
+    apache: Apache, past: str
+) -> None:
+    apache.truncate(past, {0: 2})
+    async with reading(apache, past, "start=earliest", now=NOW) as reader:
+        assert await reader.warm() == [1, 3, 4]
+        assert reader.since == NOW - 1 * MINUTE
+
+
+async def test_an_empty_topic_is_warm_at_once(broker: Broker, topic: MakeTopic) -> None:
+    async with reading(broker, topic(3)) as reader:
+        assert await reader.warm() == []
+
+
+# -- warm-up -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["is cut", "stalls"])
+async def test_what_was_held_back_when_the_way_was_lost_is_read_once(own_broker: Local, proxy: Proxy, way: str) -> None:
+    own_broker.create("ticks", 2)
+    homes = [number % 2 if number < 40_000 else 1 for number in range(50_000)]
+    records = [quote(number, NOW + number, f"S{home}")._replace(partition=home) for number, home in enumerate(homes)]
+    own_broker.produce("ticks", records)
+    async with reading(own_broker, "ticks", "start=earliest") as reader:
+        await reader.until(lambda: reader.batches)
+        assert not reader.feed.warm
+        proxy.cut() if way == "is cut" else proxy.stall()
+        await reader.until(lambda: reader.feed.trouble)
+        proxy.heal()
+        await reader.warm()
+        assert sorted(reader.bids) == list(range(50_000))
+
+
+def test_the_service_is_ready_once_all_is_read_and_answers_before(broker: Broker, topic: MakeTopic) -> None:
+    name = topic(2)
+    broker.produce(name, quotes(0, 100_000), "lz4")
+    with serving(f"kafka://{broker.bootstrap}/{name}?start=earliest", ready=False) as server:
+        answers: list[int] = []
+        while not answers or answers[-1] != 200:
+            assert server.get("/livez").status_code == 200
+            answers.append(server.get("/readyz").status_code)
+        items = server.get("/v1/snapshot?symbols=*").json()["items"]
+        assert sum(item["n"] for item in items) == 100_000
+        assert answers[0] == 503
+        assert set(answers) == {503, 200}
