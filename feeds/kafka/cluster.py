@@ -82,7 +82,7 @@ class Cluster:
 
 
 class Lookout:
-    """Asks how the topics are, of whichever broker answers. For one task at a time."""
+    """Asks how the topics are, of whichever broker answers."""
 
     def __init__(self, servers: Iterable[str], topics: Sequence[str], security: Security) -> None:
         self._topics = sorted(topics)
@@ -96,6 +96,7 @@ class Lookout:
         #: The id that each topic had when a broker last told it: older ones do not.
         self._ids: dict[str, str] = {}
         self._connection: AIOKafkaConnection | None = None
+        self._asking = asyncio.Lock()
 
     async def look(self) -> Cluster:
         """The topics as they are now.
@@ -136,6 +137,10 @@ class Lookout:
             connection.close()
 
     async def _ask(self, request: Any) -> Any:
+        async with self._asking:
+            return await self._ask_alone(request)
+
+    async def _ask_alone(self, request: Any) -> Any:
         if self._connection is None or not self._connection.connected():
             self._connection = await self._connect()
         connection = self._connection

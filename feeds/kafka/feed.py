@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -40,8 +40,9 @@ HELD_MAX: Final = 200_000
 #: What a broker may send at once, of all its partitions and of each: with these, memory is bounded whatever the lag.
 FETCH_BYTES_MAX: Final = 8 << 20
 PARTITION_BYTES_MAX: Final = 1 << 20
-#: How long a broker waits for records before it answers that there are none: so often each partition is heard of.
-FETCH_WAIT_MS: Final = 500
+#: How long a broker waits for records before it answers that there are none. Meanwhile it is not asked for any others:
+#: where one partition has much to catch up with and another nothing, the one waits for the other.
+FETCH_WAIT_MS: Final = 50
 #: A partition that has not been heard of for so long cannot be read.
 SILENT_S: Final = 3.0
 REQUEST_MS_MAX: Final = 5000
@@ -91,6 +92,8 @@ class Kafka:
         self._read_topics: set[str] = set()
         #: Topics that were found to end before where reading was.
         self._cut_topics: set[str] = set()
+        #: Whether warming up takes all partitions in the order of their records' times.
+        self._in_order = False
         #: From when on the log has been read without a hole.
         self._since = NO_TIME
         #: What somebody has of the log already.
@@ -218,38 +221,46 @@ class Kafka:
                 partition.target = end[tp]
                 whole = since(begin[tp], tp.topic in compacted, now, first[tp], position, time_us)
                 self._since = max(self._since, whole)
-            partition.position = position
+            partition.begin = partition.position = position
         self._read_topics.update(tp.topic for tp in unread)
         left = sum(max(0, partition.target - (partition.position or 0)) for partition in unread.values())
         log.info("feed %s: reading %d partitions, %d records to catch up with", self.name, len(unread), left)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks]:
+    async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks | Anew]:
         """Read on until the topics are others than they were."""
-        merge = None if self.warm else Merge(partition.part for partition in self._partitions.values())
+        merge = Merge(p.part for p in self._partitions.values()) if self._in_order and not self.warm else None
         view = _View(self._cluster)
         watching = asyncio.create_task(self._watch(view))
         checked = time.monotonic()
         try:
             while view.cluster == self._cluster and not self._cut_topics:
-                if merge is not None:
+                if not self.warm:
                     merge = self._warm_up(merge)
-                blocks = await self._poll(consumer, merge)
+                self._reading.in_order = merge is not None
+                lots = _lots(await self._poll(consumer, merge), merge)
                 began, count = time.perf_counter(), 0
-                for block in _lots(blocks, merge):
+                for place, block in enumerate(lots):
                     ticks = self._reading.ticks(block, self._since, self._clock.now())
+                    if ticks is None:  # a key is in two partitions
+                        if not self.warm:
+                            yield self._begin_in_order()
+                            return
+                        if await self._has_changed(lots[place:]):
+                            return
+                        ticks = self._reading.ticks(block, self._since, self._clock.now(), sure=True)
                     count += len(block)
-                    if len(ticks):
+                    if ticks:
                         yield ticks
                     else:
                         await asyncio.sleep(0)
                 if not count:  # a poll that finds records in memory gives nobody else a turn
                     await asyncio.sleep(0)
-                if merge is None and 0 < count < RECORDS_MAX:
+                if self.warm and 0 < count < RECORDS_MAX:
                     spent_s = time.perf_counter() - began
                     await asyncio.sleep(min(REST_S_MAX, max(REST_S_MIN, RESTS * spent_s)))
-                if merge is not None or time.monotonic() - checked >= CHECK_S:
+                if not self.warm or time.monotonic() - checked >= CHECK_S:
                     checked = time.monotonic()
                     await self._check(consumer, view, merge)
                     if watching.done():
@@ -260,6 +271,34 @@ class Kafka:
                     partition.position = merge.holds.get(partition.part, partition.position)
             watching.cancel()
             await asyncio.wait((watching,))
+
+    def _begin_in_order(self) -> Anew:
+        """Warm up from the beginning once more, with the records of all partitions in the order of their times.
+
+        It costs a fourth more, and is needed where keys have moved between partitions.
+        """
+        log.info("feed %s: a symbol is in several partitions: reading all of them in the order of time", self.name)
+        self._in_order = True
+        rows = self._symbols.owned_by([partition.part for partition in self._partitions.values()])
+        self._symbols.release(rows)
+        self._reading.begin_anew()
+        for partition in self._partitions.values():
+            partition.position = partition.begin
+        self.stats.ticks = self.stats.rejected = self.stats.refused = 0
+        return Anew(rows)
+
+    async def _has_changed(self, left: Sequence[Block]) -> bool:
+        """Whether the topics are others by now. Then, or where that cannot be told, what is `left` is read again."""
+        by_part = {partition.part: partition for partition in self._partitions.values()}
+        after = {part: partition.position for part, partition in by_part.items()}
+        for block in reversed(left):
+            for part, place in zip(*np.unique(block.part, return_index=True), strict=True):
+                by_part[int(part)].position = int(block.offset[place])
+        if await self._lookout.look() != self._cluster:
+            return True
+        for part, position in after.items():
+            by_part[part].position = position
+        return False
 
     async def _poll(self, consumer: AIOKafkaConsumer, merge: Merge | None) -> dict[int, Block]:
         """What there is of each part, after a while at most."""
@@ -300,15 +339,18 @@ class Kafka:
             self.stats.skipped += oldest - offset - 1
         return max(offset + 1, oldest)
 
-    def _warm_up(self, merge: Merge) -> Merge | None:
-        """Wait no more for partitions that have been read up to their ends; None once all have been."""
-        for partition in self._partitions.values():
-            if partition.warm:
-                merge.end(partition.part)
-        if merge.open or merge.holds:
-            return merge
-        self.warm = True
-        log.info("feed %s: caught up, %d ticks so far", self.name, self.stats.ticks)
+    def _warm_up(self, merge: Merge | None) -> Merge | None:
+        """See which partitions have been read up to their ends, and wait for those no more; None once all have been."""
+        partitions = self._partitions.values()
+        if merge is not None:
+            for partition in partitions:
+                if partition.warm:
+                    merge.end(partition.part)
+            if merge.open or merge.holds:
+                return merge
+        self.warm = all(partition.warm for partition in partitions)
+        if self.warm:
+            log.info("feed %s: caught up, %d ticks so far", self.name, self.stats.ticks)
         return None
 
     async def _check(self, consumer: AIOKafkaConsumer, view: _View, merge: Merge | None) -> None:
@@ -393,7 +435,7 @@ def _block(records: Sequence[ConsumerRecord], part: int) -> Block:
     )
 
 
-def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> Iterator[Block]:
+def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> list[Block]:
     """What is to be told now, in lots that take a turn of the loop each."""
     if merge is None:
         whole = concat(list(blocks.values())) if blocks else None
@@ -401,6 +443,6 @@ def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> Iterator[Block]:
         for part, block in blocks.items():
             merge.add(part, block)
         whole = merge.take()
-    if whole is not None:
-        for start in range(0, len(whole), RECORDS_MAX):
-            yield whole[start : start + RECORDS_MAX]
+    if whole is None:
+        return []
+    return [whole[start : start + RECORDS_MAX] for start in range(0, len(whole), RECORDS_MAX)]

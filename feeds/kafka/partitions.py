@@ -29,7 +29,8 @@ class Partition:
     part: int
     #: Whether it came to a topic that was read already: all of it is new then.
     added: bool
-    #: The offset to read next; None before it is known.
+    #: The offset that reading began with, and the one to read next; None before they are known.
+    begin: int | None = None
     position: int | None = None
     #: What was its end when reading began: with it all is here that was there before.
     target: int = 0
@@ -80,15 +81,14 @@ def since(begin: Begin, compacted: bool, now: int, first: int, position: int, ti
     return now if time is None else time  # older ones may have been there
 
 
-def home(key: bytes | None, partitions: int, number: int) -> bool:
-    """Whether `number` is the partition that a record with `key` belongs to, by the hash of either common partitioner.
+def home(key: bytes, counts: Iterable[int], number: int) -> bool:
+    """Whether `number` is the partition that a record with `key` belongs to, of any of some counts of partitions.
 
-    Java's clients and most others use murmur2, those built on librdkafka CRC-32.
+    That is by the hash of either common partitioner: Java's clients and most others use murmur2, those built on librdkafka
+    CRC-32.
     """
-    if key is None:
-        return False
-    hashed: int = murmur2(key)
-    return number in ((hashed & 0x7FFFFFFF) % partitions, zlib.crc32(key) % partitions)
+    hashes = murmur2(key) & 0x7FFFFFFF, zlib.crc32(key)
+    return any(hashed % count == number for count in counts for hashed in hashes)
 
 
 def labels(partitions: Iterable[Partition]) -> str:

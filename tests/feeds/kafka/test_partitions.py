@@ -127,7 +127,7 @@ def test_a_partition_is_called_by_its_topic_and_number() -> None:
 def test_a_home_by_javas_murmur2(key: bytes, hashed: int) -> None:
     assert murmur2(key) == hashed % 2**32
     for count in (1, 2, 3, 12, 1000):
-        assert home(key, count, (hashed & 0x7FFFFFFF) % count)
+        assert home(key, (count,), (hashed & 0x7FFFFFFF) % count)
 
 
 @pytest.mark.parametrize(
@@ -137,21 +137,22 @@ def test_a_home_by_javas_murmur2(key: bytes, hashed: int) -> None:
 def test_a_home_by_librdkafkas_crc32(key: bytes, hashed: int) -> None:
     assert zlib.crc32(key) == hashed
     for count in (1, 2, 3, 12, 1000):
-        assert home(key, count, hashed % count)
+        assert home(key, (count,), hashed % count)
 
 
 @given(st.binary(max_size=40), st.integers(1, 50))
 def test_a_key_has_one_home_or_two(key: bytes, count: int) -> None:
-    homes = [number for number in range(count) if home(key, count, number)]
+    homes = [number for number in range(count) if home(key, (count,), number)]
     assert 1 <= len(homes) <= 2
     every = list(range(count))
     assert DefaultPartitioner()(key, every, every) in homes
     assert zlib.crc32(key) % count in homes
 
 
-def test_what_has_no_key_has_no_home() -> None:
-    assert not any(home(None, 3, number) for number in range(3))
-    assert not home(b"abc", 3, 3)
+def test_a_home_of_any_of_several_counts() -> None:
+    assert not home(b"abc", (3,), 3)
+    homes = {count: {number for number in range(5) if home(b"abc", (count,), number)} for count in (2, 3, 5)}
+    assert {number for number in range(5) if home(b"abc", (2, 3, 5), number)} == set.union(*homes.values())
 
 
 @pytest.mark.parametrize(

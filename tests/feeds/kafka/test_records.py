@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from feeds.feed import FeedError, FeedStats
 from feeds.kafka import records
 from feeds.kafka.merging import Block
-from feeds.kafka.partitions import Partition
+from feeds.kafka.partitions import Partition, home
 from feeds.kafka.records import KEYS_SAID_MAX, SAMPLES_MAX, Reading
 from feeds.ticks import COLUMNS, NO_TIME, QUOTE, TRADE, Symbols, Ticks
 
@@ -75,6 +75,9 @@ class Topics:
             np.broadcast_to(np.array(logged, np.int64), len(found)).copy(),
         )
         ticks = self.reading.ticks(block, since, self.now)
+        if ticks is None:
+            ticks = self.reading.ticks(block, since, self.now, sure=True)
+        assert ticks is not None
         for column in COLUMNS:
             assert len(getattr(ticks, column)) == len(ticks)
         assert ticks.row.dtype == ticks.seq.dtype == np.int64
@@ -530,3 +533,24 @@ def test_who_owns_what_does_not_depend_on_how_records_come_in_blocks(
     assert got == expected
     assert other.symbols.owner == one.symbols.owner
     assert other.stats == one.stats
+
+
+def test_a_symbol_from_another_partition_is_in_doubt_once(topics: Topics) -> None:
+    where = [f"ticks/{number}" for number in range(4) if not home(b"A", (4,), number)][:2]
+    topics.ticks((where[0], quote("A"), b"A"))
+    block = Block([quote("A"), quote("B")], [b"A", b"B"], *np.array([[topics.parts[where[1]]] * 2, [7, 8], [T, T]]))
+    assert topics.reading.ticks(block, NO_TIME, T) is None
+    assert topics.stats == FeedStats(ticks=1)
+    for sure in (True, False):
+        ticks = topics.reading.ticks(block, NO_TIME, T, sure=sure)
+        assert ticks is not None
+        assert topics.told(ticks) == [("B", 8)]
+    assert topics.stats == FeedStats(ticks=3, refused=2)
+
+
+def test_in_order_of_time_a_symbol_follows_its_key_through_every_count_of_partitions(topics: Topics) -> None:
+    key = next(k for k in (f"S{n}" for n in range(999)) if len({home_of(k, 2), home_of(k, 3), home_of(k, 4)}) == 3)
+    log = [(f"ticks/{home_of(key, count)}", quote(key), key.encode()) for count in (2, 3, 4, 2, 3)]
+    topics.reading.in_order = True
+    assert [len(topics.outcome(record)) for record in log] == [1, 1, 1, 0, 0]
+    assert topics.owner(key) == f"ticks/{home_of(key, 4)}"
