@@ -11,7 +11,7 @@ import pytest
 from tests.hubs import NOON, Desk, Message, Peer, batch, quote, read, trade
 from ticker.errors import Close, Code
 from ticker.hub import HEARTBEAT_SLOTS
-from ticker.protocol import BARE, FRAMED, Encoding, Subscribe
+from ticker.protocol import BARE, FRAMED, Encoding, Subscribe, field_set
 
 HEARTBEAT = {"type": "heartbeat", "ts": NOON, "feeds": {}}
 
@@ -578,7 +578,9 @@ def test_the_first_record_of_a_log_has_seq_0_and_is_served_like_any() -> None:
 def come(desk: Desk, at: int, epoch: str = "k-1") -> Peer:
     """A client of events that has had all of the log up to `at`."""
     peer = desk.join()
-    desk.hub.receive(peer.client, Subscribe(None, ("*",), ("bid",), positions={"feed": at}, epoch=epoch), desk.now)
+    desk.hub.receive(
+        peer.client, Subscribe(None, ("*",), fields=field_set(("bid",)), positions={"feed": at}, epoch=epoch), desk.now
+    )
     return peer
 
 

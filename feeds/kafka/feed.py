@@ -188,7 +188,7 @@ class Kafka:
         """Give up what was read of `topics`; the rows that were theirs."""
         gone = [tp for tp in self._partitions if tp.topic in topics]
         rows = self._symbols.owned_by([self._partitions.pop(tp).part for tp in gone])
-        self._symbols.release(rows)
+        self._reading.forget(rows)
         return rows
 
     async def _place(self, consumer: AIOKafkaConsumer) -> None:
@@ -238,7 +238,7 @@ class Kafka:
             while view.cluster == self._cluster and not self._cut_topics:
                 if not self.warm:
                     merge = self._warm_up(merge)
-                self._reading.in_order = merge is not None
+                self._reading.warming, self._reading.in_order = not self.warm, merge is not None
                 lots = _lots(await self._poll(consumer, merge), merge)
                 began, count = time.perf_counter(), 0
                 for place, block in enumerate(lots):
@@ -280,8 +280,7 @@ class Kafka:
         log.info("feed %s: a symbol is in several partitions: reading all of them in the order of time", self.name)
         self._in_order = True
         rows = self._symbols.owned_by([partition.part for partition in self._partitions.values()])
-        self._symbols.release(rows)
-        self._reading.begin_anew()
+        self._reading.forget(rows)
         for partition in self._partitions.values():
             partition.position = partition.begin
         self.stats.ticks = self.stats.rejected = self.stats.refused = 0

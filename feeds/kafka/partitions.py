@@ -81,14 +81,14 @@ def since(begin: Begin, compacted: bool, now: int, first: int, position: int, ti
     return now if time is None else time  # older ones may have been there
 
 
-def home(key: bytes, counts: Iterable[int], number: int) -> bool:
-    """Whether `number` is the partition that a record with `key` belongs to, of any of some counts of partitions.
+def home(key: bytes, counts: Iterable[int], number: int) -> int | None:
+    """The first of some counts of partitions with which a record with `key` belongs to partition `number`; None for none.
 
     That is by the hash of either common partitioner: Java's clients and most others use murmur2, those built on librdkafka
     CRC-32.
     """
     hashes = murmur2(key) & 0x7FFFFFFF, zlib.crc32(key)
-    return any(hashed % count == number for count in counts for hashed in hashes)
+    return next((count for count in counts for hashed in hashes if hashed % count == number), None)
 
 
 def labels(partitions: Iterable[Partition]) -> str:

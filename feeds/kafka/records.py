@@ -27,12 +27,12 @@ KEYS_SAID_MAX: Final = 10
 class Reading:
     """Makes ticks of records, for one feed.
 
-    A symbol belongs to the partition that first brings it. It moves to another one of the same topic, and never back,
-    where a record of it comes from the one that its key belongs to by either of the common partitioners: so it follows
-    its key when the topic gets more partitions, and all who read the topic agree on where it is. That its owner may be
-    the key's home by the other partitioner says nothing: where partitions were added that is so by chance for some keys.
-    In what lies back, the topic may have had fewer partitions than it has now: while all of them are read `in_order`, the
-    home of any lesser count will do.
+    A symbol belongs to the partition that first brings it. It moves to another one of the same topic, once for each count
+    of partitions, where a record of it comes from the one that its key belongs to by either of the common partitioners:
+    so it follows its key when the topic gets more partitions, and all who read the topic agree on where it is. That its
+    owner may be the key's home by the other partitioner says nothing: where partitions were added that is so by chance
+    for some keys. In what lies back, the topic may have had fewer partitions than it has now: while all of them are read
+    `in_order`, the home of any count will do that is greater than the one by which it moved last.
     """
 
     def __init__(
@@ -47,20 +47,22 @@ class Reading:
         self._partitions: dict[int, Partition] = {}
         #: How many partitions each topic has.
         self._count: Mapping[str, int] = {}
+        #: Whether what comes lies back: a symbol may be in several partitions then, and be read before it should.
+        self.warming = False
         #: Whether the records of all partitions come in the order of their times.
         self.in_order = False
-        #: Rows and the parts that they have left since the count was another one: they do not go back there.
-        self._left: set[tuple[int, int]] = set()
+        #: By row that has moved, the count of partitions by which it did.
+        self._levels: dict[int, int] = {}
         #: Rows and parts other than their own that have brought them: surely, and maybe.
         self._strange: set[tuple[int, int]] = set()
         self._doubtful: set[tuple[int, int]] = set()
         #: Keys that were found to be refused, and not said so yet.
         self._unsaid_keys: tuple[str, ...] = ()
         # Of the block that is being read: its keys, the record that each of its ticks came from, and the moves: a row,
-        # the tick from which on it has moved, and the part that it has left.
+        # the tick from which on it has moved, the part that it has left, and its level there.
         self._keys: list[bytes | None] = []
         self._origin: Ints = np.empty(0, np.int64)
-        self._moved: list[tuple[int, int, int]] = []
+        self._moved: list[tuple[int, int, int, int]] = []
         self._samples = 0
         self._unsaid = 0
         self._said_at = 0
@@ -69,19 +71,21 @@ class Reading:
         """Take records of `partitions`, by part number, from now on; topics have `count` of them."""
         self._partitions = dict(partitions)
         self._count = count
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Records will come that came before."""
-        self._left.clear()
         self._strange.clear()
-        self._doubtful.clear()
+
+    def forget(self, rows: Ints) -> None:
+        """Let `rows` be as if they had never come."""
+        self._symbols.release(rows)
+        self._strange.clear()
+        for row in rows.tolist():
+            self._levels.pop(row, None)
 
     def ticks(self, block: Block, since: int, now: int, *, sure: bool = False) -> Ticks | None:
         """The ticks of a block, none of them split off its record, and none at all for a tombstone.
 
         None where a symbol comes from another partition than its own for the first time: its key may have moved since
-        the topic has more partitions than is known. The caller finds out, and asks again when it is `sure`.
+        the topic has more partitions than is known, or, while `warming`, more comes of it from where it was. The caller
+        finds out, and asks again when it is `sure`.
         """
         values = [value for value in block.values if value is not None]
         if len(values) < len(block):
@@ -93,13 +97,25 @@ class Reading:
         decoded = self._decoder.decode(records, parts=part, logged=block.time[origin])
         row = decoded.ticks.row
         self._unsaid_keys += decoded.refused
-        if self._doubtful and not (sure or self.in_order):
+        if (self._doubtful or (self.warming and self._moved)) and not (sure or self.in_order):
             self._undo()
             return None
+        stragglers = self._stragglers(row, part)
+        if len(stragglers):
+            if self.in_order:  # or is it where the key has moved back to since?
+                self._undo()
+                cut = int(origin[stragglers[0]])
+                return Ticks.concat(
+                    [
+                        found
+                        for half in (block[:cut], block[cut:])
+                        if (found := self.ticks(half, since, now)) is not None
+                    ]
+                )
+            row = row.copy()
+            row[stragglers] = REFUSED
         self._strange |= self._doubtful
         self._doubtful.clear()
-        if self._moved:
-            row = self._without_stragglers(row, part)
         self._tell(decoded, block, origin, now)
         kept = np.flatnonzero(row >= 0)
         self._stats.refused += int(np.count_nonzero(row == REFUSED))
@@ -115,33 +131,33 @@ class Reading:
         if claimed != REFUSED or row is None:
             return claimed
         here, owner = self._partitions[part], self._partitions.get(symbols.owner[row])
-        if owner is None or owner.topic != here.topic or (row, part) in self._left or (row, part) in self._strange:
+        record_key = self._keys[self._origin[place]]
+        if owner is None or owner.topic != here.topic or record_key is None or (row, part) in self._strange:
             return REFUSED
-        record_key, count = self._keys[self._origin[place]], self._count[here.topic]
-        counts = range(1, count + 1) if self.in_order else (count,)
-        if record_key is None:
-            return REFUSED
-        if not home(record_key, counts, here.number):
+        level, count = self._levels.get(row, 0), self._count[here.topic]
+        counts = range(level + 1 if self.in_order else max(level + 1, count), count + 1)
+        higher = home(record_key, counts, here.number)
+        if higher is None:
             self._doubtful.add((row, part))
             return REFUSED
-        self._left.add((row, owner.part))
+        self._levels[row] = higher
         symbols.move(row, part)
-        self._moved.append((row, place, owner.part))
+        self._moved.append((row, place, owner.part, level))
         return row
 
     def _undo(self) -> None:
         """Let the rows that have moved in this block be where they were before it."""
-        for row, _, left in reversed(self._moved):
+        for row, _, left, level in reversed(self._moved):
             self._symbols.move(row, left)
-            self._left.discard((row, left))
+            self._levels[row] = level
         self._doubtful.clear()
 
-    def _without_stragglers(self, row: Ints, part: Ints) -> Ints:
-        """Refuse what still comes of a row from the part that it has just left."""
-        row = row.copy()
-        for moved, place, left in self._moved:
-            row[place:][(row[place:] == moved) & (part[place:] == left)] = REFUSED
-        return row
+    def _stragglers(self, row: Ints, part: Ints) -> Ints:
+        """What still comes of a row from the part that it has just left: int64, ascending places."""
+        found = np.zeros(len(row), np.bool_)
+        for moved, place, left, _ in self._moved:
+            found[place:] |= (row[place:] == moved) & (part[place:] == left)
+        return found.nonzero()[0]
 
     # -- what is told of it --------------------------------------------------------------------------------------------
 
