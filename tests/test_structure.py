@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed feeds.parts feeds.kafka.merging",
         "feeds.decode feeds.options feeds.encode feeds.kafka.setup feeds.kafka.outage",
         "feeds.objects feeds.kafka.address feeds.kafka.cluster",
-        "feeds.jsonlines feeds.values feeds.kafka.partitions",
+        "feeds.jsonlines feeds.values feeds.kafka.partitions feeds.kafka.consumer",
         "feeds.readers feeds.formats feeds.recorder",
         "feeds.replay feeds.simulated feeds.kafka.records feeds.kafka.producer",
         "feeds.kafka.feed",

@@ -3,9 +3,11 @@
 setup       what an operator sets for every Kafka feed: how to connect, how far back to read
 address     ``kafka://host:port/topic?start=...`` taken apart
 cluster     the topics as the cluster has them, by asking it; what names their log
-partitions  where reading begins, where it is, and when it has caught up; pure
-merging     the partitions' records in the order of the log's own times; pure
-records     records to ticks: values decoded, keys owned by partitions, what cannot be read said; pure but for the log
+partitions  where reading of each begins and how far it is; where a key is at home
+merging     records as blocks, and blocks of several partitions in the order of the log's own times; pure
+records     records to ticks: values decoded, keys owned by partitions, what cannot be read said
+consumer    the client library's consumer, made and stopped, and its records as blocks
+outage      what stands in the way, when that is said, and how long to wait before the next attempt
 feed        the feed: connects, reads, comes back
 producer    ticks into a topic
 """

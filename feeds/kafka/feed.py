@@ -1,9 +1,11 @@
 """Kafka topics as a feed: every partition, from where reading begins, for as long as the process runs.
 
-    look at the topics -> place each partition -> read it up to its end (warm-up, merged by time) -> read on, live
+    look at the topics -> place each partition -> read it up to its end (warm-up) -> read on, live
 
-Whatever stands in the way, it begins anew from the top after a while, with the positions that it has. Everything runs on
-the event loop, in turns of a few milliseconds: a thread that decodes would make the loop wait for the interpreter.
+Whatever stands in the way, it begins anew from the top after a while, with the positions that it has. A warm-up that finds
+a symbol in several partitions begins once more, and takes all partitions in the order of their records' times: keys have moved
+between them then, and what came first is to be told first. Everything runs on the event loop, in turns of a few
+milliseconds: a thread that decodes would make the loop wait for the interpreter.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from feeds.clock import Clock
 from feeds.feed import Anew, FeedError, FeedStats, Held
 from feeds.kafka.address import Address, Start, parse
 from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
+from feeds.kafka.consumer import block_of, end_of, make, stop
 from feeds.kafka.merging import Block, Merge, concat
 from feeds.kafka.outage import Outage
 from feeds.kafka.partitions import END, FIRST, Partition, begins, labels, since
@@ -37,25 +40,14 @@ log: Final = logging.getLogger(__name__)
 RECORDS_MAX: Final = 2000
 #: Records held for others to be told before them, past which more of those others alone is taken.
 HELD_MAX: Final = 200_000
-#: What a broker may send at once, of all its partitions and of each: with these, memory is bounded whatever the lag.
-FETCH_BYTES_MAX: Final = 8 << 20
-PARTITION_BYTES_MAX: Final = 1 << 20
-#: How long a broker waits for records before it answers that there are none. Meanwhile it is not asked for any others:
-#: where one partition has much to catch up with and another nothing, the one waits for the other.
-FETCH_WAIT_MS: Final = 50
 #: A partition that has not been heard of for so long cannot be read.
 SILENT_S: Final = 3.0
-REQUEST_MS_MAX: Final = 5000
 #: How often the topics are looked at, for partitions that were added and topics that were made anew.
 LOOK_S: Final = 2.0
 CHECK_S: Final = 0.25
 POLL_MS: Final = 200
 #: After a batch that was not full there is a rest, in which more can come: a few times what the batch took.
 REST_S_MIN, REST_S_MAX, RESTS = 0.001, 0.01, 3.0
-STOP_S_MAX: Final = 2.0
-#: What a consumer takes to let its requests go, well counted.
-LET_GO_S: Final = 0.02
-CLIENT_ID: Final = "ticker"
 
 #: The epoch before any log has been seen.
 UNKNOWN: Final = "unknown"
@@ -128,18 +120,7 @@ class Kafka:
         cluster = await self._lookout.look()
         if cluster != self._cluster or self._cut_topics:
             yield self._adopt(cluster)
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(self._address.servers),
-            client_id=CLIENT_ID,
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            fetch_max_bytes=FETCH_BYTES_MAX,
-            max_partition_fetch_bytes=PARTITION_BYTES_MAX,
-            request_timeout_ms=REQUEST_MS_MAX,
-            **self._setup.security.options(),
-        )
+        consumer = make(self._address.servers, self._setup.security)
         try:
             await consumer.start()
             consumer.assign(list(self._partitions))
@@ -151,7 +132,7 @@ class Kafka:
                 async for item in items:
                     yield item
         finally:
-            await _stop(consumer)
+            await stop(consumer)
 
     # -- the topics ----------------------------------------------------------------------------------------------------
 
@@ -314,7 +295,7 @@ class Kafka:
         for tp, records in got.items():
             partition = self._partitions[tp]
             partition.position, partition.heard = records[-1].offset + 1, heard
-            blocks[partition.part] = _block(records, partition.part)
+            blocks[partition.part] = block_of(records, partition.part)
         return blocks
 
     async def _find_place(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
@@ -358,9 +339,7 @@ class Kafka:
         lag, silent, every = 0, [], True
         for tp, partition in self._partitions.items():
             partition.position = max(partition.position or 0, await consumer.position(tp))
-            end = consumer.last_stable_offset(tp)
-            if end is None or end < 0:
-                end = consumer.highwater(tp)
+            end = end_of(consumer, tp)
             lag += max(0, (partition.target if end is None else end) - partition.position)
             polled_ms = consumer.last_poll_timestamp(tp)
             if polled_ms is None:
@@ -394,44 +373,12 @@ class Kafka:
                 view.trouble = str(cause)
 
 
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer, whatever state it is in, within a time.
-
-    Its own stop passes on the cancellation of a request that waits to be tried again, as if the caller had been
-    cancelled, and leaves the connections open; without an assignment it has no such request.
-    """
-    consumer.unsubscribe()
-    await asyncio.sleep(LET_GO_S)
-    stopping = asyncio.create_task(consumer.stop())
-    await asyncio.wait((stopping,), timeout=STOP_S_MAX)
-    if not stopping.done():
-        stopping.cancel()
-    elif not stopping.cancelled() and (error := stopping.exception()) is not None:
-        log.debug("a consumer was not stopped in order: %s", error)
-
-
 @dataclass(slots=True)
 class _View:
     """The topics as they were seen last, and why they could not be seen since."""
 
     cluster: Cluster | None
     trouble: str | None = None
-
-
-def _block(records: Sequence[ConsumerRecord], part: int) -> Block:
-    first, count = records[0].offset, len(records)
-    if records[-1].offset - first == count - 1:
-        offset = np.arange(first, first + count)
-    else:  # some are gone: compacted, or never were records
-        offset = np.array([record.offset for record in records], np.int64)
-    time_ms = np.array([record.timestamp for record in records], np.int64)
-    return Block(
-        [record.value for record in records],
-        [record.key for record in records],
-        np.full(count, part),
-        offset,
-        np.where(time_ms < 0, NO_TIME, time_ms * 1000),
-    )
 
 
 def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> list[Block]:

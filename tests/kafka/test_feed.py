@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 
 from feeds.clock import WallClock
 from feeds.feed import FeedStats
-from feeds.kafka.feed import FETCH_BYTES_MAX
+from feeds.kafka.consumer import FETCH_BYTES_MAX
 from feeds.kafka.setup import Setup
 from feeds.spec import open_feed
 from feeds.ticks import NO_TIME, Symbols, Ticks
