@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,15 +35,9 @@ class Anew:
     rows: Ints
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How far a log has been read, by somebody who wants no more of it twice.
-
-    `epoch` names the log, and `positions` has for the label of each part the newest `seq` of it.
-    """
-
-    epoch: str
-    positions: Mapping[str, int]
+#: How far logs have been read, by somebody who wants nothing of them twice: by epoch and the label of each part, the last
+#: `seq` of it.
+Held = Mapping[str, Mapping[str, int]]
 
 
 @runtime_checkable
@@ -51,7 +45,10 @@ class Resumable(Protocol):
     """A feed that can begin where somebody has left off."""
 
     def go_on(self, held: Held) -> None:
-        """Begin after what is `held`, where the log turns out to be the same. To be called before the feed is iterated."""
+        """Begin after what is `held` of the log that it turns out to be, and bring nothing twice.
+
+        To be called before the feed is iterated.
+        """
 
 
 class Feed(Protocol):
@@ -76,4 +73,4 @@ class Feed(Protocol):
     def trouble(self) -> str | None:
         """Why nothing can be read at present, in one line; None where it can."""
 
-    def __aiter__(self) -> AsyncIterator[Ticks | Anew]: ...
+    def __aiter__(self) -> AsyncGenerator[Ticks | Anew]: ...

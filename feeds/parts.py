@@ -54,7 +54,7 @@ class Footer(msgspec.Struct, frozen=True):
     epoch: str
     #: `Ticks.since` of the part's first tick; None for `NO_TIME`.
     since: int | None
-    #: The lowest and highest `seq` of each part of the feed's log.
+    #: The lowest and the last `seq` of each part of the feed's log.
     positions: dict[str, tuple[int, int]]
 
     def encode(self) -> dict[bytes, bytes]:
@@ -87,9 +87,12 @@ def table(ticks: Ticks, symbols: Symbols) -> Any:
 
 
 def positions(table: Any) -> dict[str, tuple[int, int]]:
-    """The lowest and highest `seq` of each `part` in a table of `SCHEMA`."""
-    ends = table.group_by("part", use_threads=False).aggregate([("seq", "min"), ("seq", "max")])
-    return {row["part"]: (row["seq_min"], row["seq_max"]) for row in ends.to_pylist()}
+    """The lowest and the last `seq` of each `part` in a table of `SCHEMA`.
+
+    The last is the highest too, but where a symbol has moved to the part since: its ticks of before count elsewhere.
+    """
+    ends = table.group_by("part", use_threads=False).aggregate([("seq", "min"), ("seq", "last")])
+    return {row["part"]: (row["seq_min"], row["seq_last"]) for row in ends.to_pylist()}
 
 
 def _texts(codes: Any, texts: list[str]) -> Any:

@@ -87,8 +87,9 @@ class Recorder:
         """
         self.folder = folder
         self._recording = secrets.token_hex(6)
-        #: The parts of the recording that were there before.
+        #: The parts of the recording that were there before; and of each log the newest part that there is.
         self._before = 0
+        self._earlier: dict[str, parts.Footer] = {}
         #: All parts closed since.
         self.closed = Tally()
         self._symbols = symbols
@@ -104,26 +105,19 @@ class Recorder:
         except OSError as error:
             raise RecordError(f"{folder}: cannot record there: {error.strerror}") from None
 
-    def go_on(self) -> Held | None:
-        """Go on with the newest recording of the feed in the folder; what it holds of the newest log that it read.
+    def held(self) -> Held:
+        """What the folder's recordings hold of each log, but for those that a living recorder is at.
 
-        None, and the recording is a new one, where there is none, or a living recorder is at it. To be called before
+        A log that is among them is gone on with, in the recording that holds the newest of it. To be called before
         anything is written. Raises RecordError where a part cannot be read.
         """
-        footers = [footer for footer in self._footers() if footer.feed == self._feed]
-        if not footers:
-            return None
-        newest = footers[-1]
-        if any(self.folder.glob(f".*-{newest.recording}-*.open")):
-            return None
-        self._recording, self._before = newest.recording, newest.number
-        positions: dict[str, int] = {}
-        for footer in footers:
-            if (footer.recording, footer.epoch) == (newest.recording, newest.epoch):
-                for part, (_, last) in footer.positions.items():
-                    positions[part] = max(last, positions.get(part, 0))
-        log.info("%s: going on with the recording after part %d", self.folder, newest.number)
-        return Held(newest.epoch, positions)
+        held: dict[str, dict[str, int]] = {}
+        for footer in self._footers():
+            if not any(self.folder.glob(f".*-{footer.recording}-*.open")):
+                last = {part: last for part, (_, last) in footer.positions.items()}
+                held.setdefault(footer.epoch, {}).update(last)
+                self._earlier[footer.epoch] = footer
+        return held
 
     def _footers(self) -> list[parts.Footer]:
         """The footers of all parts in the folder, in the order in which the parts were begun."""
@@ -149,6 +143,8 @@ class Recorder:
         start = 0
         while start < len(ticks):  # a row group at a time, however the ticks came in batches
             stop = start + self._limits.group_ticks - (self._part.waiting if self._part else 0)
+            while stop < len(ticks) and ticks.seq[stop] == ticks.seq[stop - 1]:
+                stop += 1  # a record stays whole: after one a recording goes on
             self._add(ticks[start:stop], epoch)
             self.tend()
             start = stop
@@ -183,6 +179,9 @@ class Recorder:
     def _add(self, ticks: Ticks, epoch: str) -> None:
         now = self._now()
         if self._part is None:
+            if not self.closed.parts and epoch in self._earlier:
+                self._recording, self._before = self._earlier[epoch].recording, self._earlier[epoch].number
+                log.info("%s: going on with the recording after part %d", self.folder, self._before)
             name = f"{_stamp(now)}-{self._recording}-{self._number:06d}"
             with self._writing(self.folder / f".{name}.open"):
                 self._part = _Part(self.folder, name, self._symbols, epoch, now)
@@ -239,9 +238,9 @@ class _Part:
         self._writer.write_table(table, row_group_size=len(table))
         self._file.flush()
         self.tally.bytes = self._file.tell()
-        for label, (low, high) in parts.positions(table).items():
-            lowest, highest = self._positions.get(label, (low, high))
-            self._positions[label] = min(low, lowest), max(high, highest)
+        for label, (low, last) in parts.positions(table).items():
+            lowest, _ = self._positions.get(label, (low, last))
+            self._positions[label] = min(low, lowest), last
 
     def close(self, recording: str, number: int, feed: str) -> None:
         """Make the file whole and give it its name."""
@@ -310,7 +309,7 @@ def _remove_leftovers(folder: Path) -> None:
             log.warning("%s: an open part, left as it is: %s", path, error.strerror)
             continue
         log.warning(
-            "%s: the open part of an earlier run was never closed (%d bytes, now removed): its ticks since %s are lost",
+            "%s: the open part of an earlier run was never closed (%d bytes, now removed): its ticks since %s are lost, but for what the feed brings again",
             *(path, size, datetime.strptime(name["opened"], "%Y%m%dT%H%M%S.%f%z").isoformat()),
         )
 

@@ -96,8 +96,8 @@ class _Demo:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it until SIGINT or SIGTERM, which is 0, or until one of its processes ends, which is 1."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Run it until SIGINT, SIGTERM or SIGHUP, which is 0, or until one of its processes ends, which is 1."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         with _running(arguments) as demo:
@@ -143,7 +143,7 @@ def _source(arguments: Sequence[str]) -> list[str]:
 
 def _interrupt(_: int, __: FrameType | None) -> None:
     """Begin to end; what comes after that changes nothing, and nothing is left behind."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

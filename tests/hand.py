@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +29,7 @@ class HandFeed:
     seq: int = 0
     batches: asyncio.Queue[Ticks | Anew | FeedError | None] = field(default_factory=asyncio.Queue)
 
-    async def __aiter__(self) -> AsyncIterator[Ticks | Anew]:
+    async def __aiter__(self) -> AsyncGenerator[Ticks | Anew]:
         while (batch := await self.batches.get()) is not None:
             if isinstance(batch, Exception):
                 raise batch

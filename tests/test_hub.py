@@ -390,6 +390,24 @@ def test_a_client_that_says_it_is_ahead_of_what_it_was_sent_here_is_taken_at_its
     assert client.take() == []
 
 
+def test_a_client_that_was_ahead_is_not_sent_less_for_saying_less() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    resume(desk, client, {"AA": 5})
+    desk.read(quote("AA", 5, 5.0))
+    desk.round()
+    assert client.take() == []
+
+
+def test_a_client_that_was_ahead_of_what_the_table_has_reached_is_sent_it_where_it_asks() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 5})
+    desk.read(quote("AA", 5, 5.0))  # and no round yet
+    assert client.say(op="resync", id=1, symbols=["AA"])[0]["items"][0]["seq"] == 5
+
+
 def test_a_client_that_is_ahead_is_no_longer_so_once_it_has_unsubscribed() -> None:
     desk = desk_of("AA")
     client = desk.join()
@@ -424,6 +442,16 @@ def test_a_hub_that_has_not_even_seen_the_symbol_waits_as_well(names: list[str])
     desk.read(quote("AA", 5, 1.0))
     desk.round()
     assert kinds(client.take()) == ["snapshot"]
+
+
+def test_a_symbol_that_another_feed_brings_than_the_one_it_is_held_of_is_not_waited_for() -> None:
+    desk = desk_of("BB")
+    desk.epochs["sim"] = "s-1"
+    client = desk.join()
+    client.subscribe("AA", since={"AA": 50}, epoch="k-1")
+    desk.hub.fold(desk.table.apply(batch(desk.symbols, [quote("AA", 3, 1.0)], feed="sim")))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in client.take()] == [("snapshot", ["AA"])]
 
 
 @pytest.mark.parametrize("read", [[], ["AA"]])
@@ -469,6 +497,34 @@ def test_waiting_goes_on_while_the_client_does_not_read() -> None:
     desk.hub.announce(HEARTBEAT, desk.now)
     assert client.take() == []
     client.drain()
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat", "epoch", "snapshot"]
+
+
+def test_what_the_table_has_never_had_is_not_told_as_nothing_where_waiting_ends() -> None:
+    desk = Desk("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    desk.now += 10_000_000
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert kinds(client.take()) == ["heartbeat", "epoch"]
+
+
+def test_a_client_that_has_left_is_waited_with_no_more() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    client.leave()
+    desk.now += 10_000_000
+    desk.hub.announce(HEARTBEAT, desk.now)
+    assert client.take() == []
+
+
+def test_a_clock_that_is_set_back_makes_nobody_wait_longer_for_the_log() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    desk.now -= 3_600_000_000
     desk.hub.announce(HEARTBEAT, desk.now)
     assert kinds(client.take()) == ["heartbeat", "epoch", "snapshot"]
 
@@ -558,6 +614,21 @@ def test_a_client_that_does_not_read_is_told_of_the_log_once_it_does() -> None:
     assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
 
 
+def test_a_client_that_was_told_of_the_log_is_behind_no_more() -> None:
+    desk = desk_of("AA")
+    client = desk.join()
+    client.subscribe("AA")
+    client.outlet.stall()
+    desk.read(quote("AA", 2, 2.0))
+    desk.round()
+    client.outlet.stall(after=100)  # it takes messages again, and the edge has not said so yet
+    desk.hub.begin_anew()
+    assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+    desk.read(quote("AA", 3, 3.0))
+    desk.round()
+    assert kinds(news(client)) == ["update"]
+
+
 def test_the_first_record_of_a_log_has_seq_0_and_is_served_like_any() -> None:
     desk = Desk("AA")
     client = desk.join()
@@ -623,6 +694,24 @@ def test_the_first_record_of_a_log_is_not_told_again_to_a_client_that_is_ahead_o
     assert kinds(come(desk, 50).take()) == ["subscribed"]
 
 
+def test_a_client_of_events_that_has_begun_anew_waits_for_no_position_any_more() -> None:
+    desk = desk_of("AA")
+    peer = come(desk, 50)
+    desk.now += 10_000_000
+    assert kinds(heartbeats(desk, peer)) == ["subscribed", "epoch", "snapshot"]
+    desk.read(quote("BB", 10, 1.0))
+    desk.round()
+    assert [(m["type"], symbols(m)) for m in peer.take()] == [("snapshot", ["BB"])]
+
+
+def test_positions_of_another_log_count_for_nothing() -> None:
+    desk = desk_of("AA")
+    peer = come(desk, 50, "k-0")
+    assert kinds(peer.take()) == ["subscribed", "snapshot"]
+    assert peer.client.session.position(0) == 1
+    assert not peer.client.waits
+
+
 def test_positions_of_a_log_made_anew_begin_anew() -> None:
     desk = desk_of("AA")
     desk.read(quote("AA", 90, 9.0))
@@ -650,6 +739,18 @@ def test_a_symbol_that_was_waited_for_is_withheld_where_the_log_is_made_anew_mea
     assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
 
 
+def test_what_the_table_has_never_had_is_withheld_too_where_the_log_is_made_anew_meanwhile() -> None:
+    desk = Desk("AA")
+    client = desk.join()
+    resume(desk, client, {"AA": 50})
+    desk.epochs["feed"] = "k-2"
+    desk.hub.begin_anew()
+    desk.read(quote("AA", 60, 1.0))
+    desk.round()
+    assert client.take() == []
+    assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+
+
 def test_nothing_of_a_log_made_anew_is_told_before_its_epoch_however_far_it_is() -> None:
     desk = desk_of("AA")
     client = desk.join()
@@ -661,6 +762,22 @@ def test_nothing_of_a_log_made_anew_is_told_before_its_epoch_however_far_it_is()
     desk.round()
     assert client.take() == []
     assert kinds(heartbeats(desk, client)) == ["epoch", "snapshot"]
+
+
+def test_nothing_of_a_log_made_anew_is_told_to_a_client_of_events_before_its_epoch_though_it_reads_late() -> None:
+    desk = desk_of("AA")
+    peer = come(desk, 50)
+    peer.take()
+    peer.outlet.stall()
+    desk.epochs["feed"] = "k-2"
+    desk.hub.fold(desk.table.forget(np.array([0])))
+    desk.hub.begin_anew()
+    desk.read(quote("AA", 60, 9.0))
+    assert heartbeats(desk, peer) == []
+    desk.read(quote("AA", 61, 9.5))
+    desk.round()
+    assert peer.drain() == []
+    assert kinds(heartbeats(desk, peer)) == ["epoch", "snapshot"]
 
 
 def test_a_round_tells_nobody_of_what_was_forgotten() -> None:

@@ -347,6 +347,13 @@ def test_forgotten_rows_are_as_before_their_first_tick() -> None:
     assert [market.table.n[0], market.table.ts[0]] == [2, NOON + 5]
 
 
+def test_forgetting_the_rows_of_one_part_leaves_the_positions_of_the_others() -> None:
+    market = Market()
+    market.apply(at(7, quote(0, NOON, *Q)), at(5, quote(1, NOON, *Q)))
+    market.table.forget(np.array([1]))
+    assert market.table.positions.tolist() == [7, 0]
+
+
 def test_a_trade_without_a_size_has_no_weight() -> None:
     market = Market()
     market.apply(trade(0, NOON, 100.0, 1.0), trade(0, NOON, 200.0, None), trade(0, NOON, 300.0, 0.0))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,7 +231,7 @@ class HandFeed:
         self.brought = 0
         self._items = items
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncGenerator[Any]:
         for epoch, item in self._items:
             self.epoch = epoch
             self.brought += len(item) if isinstance(item, Ticks) else 0
@@ -252,7 +252,7 @@ async def test_a_log_made_anew_begins_a_part_and_other_news_are_passed_over(
 
 async def test_a_feed_that_breaks_crashes_when_its_ticks_are_safe(tmp_path: Path) -> None:
     class Broken(HandFeed):
-        async def __aiter__(self) -> AsyncIterator[Any]:
+        async def __aiter__(self) -> AsyncGenerator[Any]:
             yield quotes(T0)
             raise ZeroDivisionError
 

@@ -137,7 +137,6 @@ def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
     listener = _listen(settings)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
-    _invite(listener, symbols)
     return _run(service, listener)
 
 
@@ -162,7 +161,7 @@ def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str 
 
 
 @cli.command()
-@click.option("--feed", "spec", required=True, metavar="SPEC", help="Where ticks come from, as for serve.")
+@click.option("--feed", "specs", required=True, multiple=True, metavar="SPEC", help="Where ticks come from: one feed.")
 @click.option(
     "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the parts go."
 )
@@ -176,19 +175,23 @@ def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str 
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 @_with_settings("kafka_", "session_start", "warm_up")
-def record(spec: str, folder: Path, part_mb: float, part_s: float, log_level: str, **values: Any) -> int:
+def record(specs: Sequence[str], folder: Path, part_mb: float, part_s: float, log_level: str, **values: Any) -> int:
     """Record a feed into Parquet files, the parts, until it ends or is told to stop."""
     from feeds.recorder import MB, Limits, Recorder, RecordError  # noqa: PLC0415 - a server records nothing
     from ticker.record import record as run_record  # noqa: PLC0415
 
     _log_to_stderr(log_level)
     symbols, clock = Symbols(), WallClock()
-    feed = _open_feeds([spec], symbols, clock, _settings(values)[1])[0]
+    if len(specs) > 1:
+        raise click.UsageError(
+            "expected one --feed: another one takes a recorder of its own, into the same folder or not"
+        )
+    feed = _open_feeds(specs, symbols, clock, _settings(values)[1])[0]
     limits = Limits(part_bytes=int(part_mb * MB), part_us=int(part_s * 1e6))
     try:
         recorder = Recorder(folder, symbols, feed.name, limits, clock.now)
-        if isinstance(feed, Resumable) and (held := recorder.go_on()) is not None:
-            feed.go_on(held)
+        if isinstance(feed, Resumable):
+            feed.go_on(recorder.held())
     except RecordError as error:
         raise click.UsageError(str(error)) from None
     return asyncio.run(run_record(feed, recorder))
@@ -298,6 +301,8 @@ def produce(
             if len(files) > 1 or given:
                 raise click.UsageError("expected files, or one feed alone, whose options are in it: sim:?speed=max")
             feed = _open_feeds(files, symbols, clock, kafka)[0]
+            if isinstance(feed, Resumable):
+                feed.go_on({})  # what was produced cannot be taken back
         else:
             feed = open_files(files, symbols, clock, **how)
     except FeedError as error:
@@ -408,9 +413,11 @@ def _run(service: Service, listener: socket.socket) -> int:
     # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them anew once it has stopped: that is success
-        signal.signal(number, lambda *_: None)
-    Server(config, service).run(sockets=[listener])
+    server = Server(config, service)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.before_and_after)
+    _invite(listener, service.table.symbols)
+    server.run(sockets=[listener])
     return 1 if service.failed else 0
 
 
@@ -421,6 +428,16 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._told = 0.0
+        self._begun = False
+
+    def before_and_after(self, *_: object) -> None:
+        """A signal that uvicorn does not catch: one before it serves, or those that it raises anew once it has stopped."""
+        if not self._begun:
+            raise SystemExit(0)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._begun = True
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; at once where it was told so before."""

@@ -125,7 +125,7 @@ async def produce(
     compression: str = "zstd",
     patience_s: float = 30.0,
 ) -> int:
-    """Produce `feed` to its end, to `count` ticks, or until SIGINT or SIGTERM; the exit code.
+    """Produce `feed` to its end, to `count` ticks, or until SIGINT, SIGTERM or SIGHUP; the exit code.
 
     0: all that was taken from the feed is in the topic, as the broker says. 1: it is not, or the feed failed. 2: there is
     no such topic, and no `creation` of one. 130: SIGINT came; all that was taken until then is in the topic.
@@ -212,7 +212,7 @@ class _Stop:
         self.code = 0
         self._reading = reading
         self._told: float | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
 
     def _stop(self, number: signal.Signals) -> None:

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -34,7 +34,7 @@ Batch = tuple[str, Ticks]
 
 
 async def record(feed: Feed, recorder: Recorder) -> int:
-    """Record `feed` to its end, or until SIGINT or SIGTERM; the exit code: 1 where feed or recorder failed.
+    """Record `feed` to its end, or until SIGINT, SIGTERM or SIGHUP; the exit code: 1 where feed or recorder failed.
 
     A failure is one line on stderr, what was recorded is one on stdout. However it ends, all that was read is in closed
     parts, but for what a recorder that fails says to be lost.
@@ -43,7 +43,7 @@ async def record(feed: Feed, recorder: Recorder) -> int:
     waiting = HandOver[Batch](HAND_TICKS_MAX, WAITING_TICKS_MAX)
     reading = asyncio.create_task(_read(feed, waiting))
     reading.add_done_callback(lambda _: waiting.end())
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
     try:
         with _progress_shown(recorder):
@@ -81,9 +81,10 @@ def progress(closed: Tally, part: Tally) -> str:
 
 
 async def _read(feed: Feed, waiting: HandOver[Batch]) -> None:
-    async for item in feed:
-        if isinstance(item, Ticks):  # a feed may tell other things too
-            await waiting.put((feed.epoch, item), len(item))
+    async with aclosing(feed.__aiter__()) as items:
+        async for item in items:
+            if isinstance(item, Ticks):  # a feed may tell other things too
+                await waiting.put((feed.epoch, item), len(item))
 
 
 async def _write(reading: asyncio.Task[None], waiting: HandOver[Batch], recorder: Recorder) -> None:

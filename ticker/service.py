@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle
@@ -147,16 +148,17 @@ class Service:
         """Fold in what one feed brings, batch by batch, to its end."""
         feed, table, hub = health.feed, self.table, self.hub
         try:
-            async for brought in feed:
-                if isinstance(brought, Anew):
-                    self._epochs[feed.name] = feed.epoch
-                    hub.fold(table.forget(brought.rows))
-                    hub.begin_anew()
-                    continue
-                health.arrived = self.clock.now()
-                hub.fold(table.apply(brought))
-                self._wake_for_rounds()
-                await asyncio.sleep(0)  # the rounds have their turn before the next batch
+            async with aclosing(feed.__aiter__()) as items:  # or else it would be closed when the loop ends, too late
+                async for brought in items:
+                    if isinstance(brought, Anew):
+                        self._epochs[feed.name] = feed.epoch
+                        hub.fold(table.forget(brought.rows))
+                        hub.begin_anew()
+                        continue
+                    health.arrived = self.clock.now()
+                    hub.fold(table.apply(brought))
+                    self._wake_for_rounds()
+                    await asyncio.sleep(0)  # the rounds have their turn before the next batch
         except FeedError as failure:
             log.error("feed %s: %s", feed.name, failure)  # noqa: TRY400 - the line says it all
             health.ending = FeedState.DOWN

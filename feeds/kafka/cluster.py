@@ -95,6 +95,8 @@ class Lookout:
         self._brokers: dict[tuple[str, int], None] = {}
         #: The id that each topic had when a broker last told it: older ones do not.
         self._ids: dict[str, str] = {}
+        #: The partitions that each topic, by name and id, was seen to have.
+        self._most: dict[tuple[str, str], int] = {}
         self._connection: AIOKafkaConnection | None = None
         self._asking = asyncio.Lock()
 
@@ -117,6 +119,10 @@ class Lookout:
                 kind = Missing if error == errors.UnknownTopicOrPartitionError.errno else Unavailable
                 raise kind(f"topic {name}: {_SAID.get(error) or errors.for_code(error).__name__}")
             if topic_id != NO_ID:
+                most = self._most.setdefault((name, topic_id), len(parts))
+                if len(parts) < most:  # a topic never shrinks
+                    raise Unavailable(f"topic {name}: a broker that is behind tells of {len(parts)} partitions")
+                self._most[name, topic_id] = len(parts)
                 self._ids[name] = topic_id
             topics.append(Topic(name, self._ids.get(name, ""), len(parts)))
         return Cluster(response.cluster_id or "", tuple(topics))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
+from cramjam import DecompressionError
 
 from feeds.kafka.merging import Block
 from feeds.kafka.setup import Security
@@ -17,6 +20,8 @@ from feeds.ticks import NO_TIME
 log: Final = logging.getLogger(__name__)
 
 CLIENT_ID: Final = "ticker"
+#: What asking for records raises where a batch of them cannot be unpacked.
+BROKEN: Final = (errors.CorruptRecordException, zlib.error, EOFError, gzip.BadGzipFile, DecompressionError)
 #: What a broker may send at once, of all its partitions and of each: with these, memory is bounded whatever the lag.
 FETCH_BYTES_MAX: Final = 8 << 20
 PARTITION_BYTES_MAX: Final = 1 << 20
@@ -79,7 +84,7 @@ def block_of(records: Sequence[ConsumerRecord], part: int) -> Block:
         offset = np.arange(first, first + count)
     else:  # some are gone: compacted, or never were records
         offset = np.array([record.offset for record in records], np.int64)
-    time_ms = np.array([record.timestamp for record in records], np.int64)
+    time_ms = np.array([-1 if record.timestamp is None else record.timestamp for record in records], np.int64)
     return Block(
         [record.value for record in records],
         [record.key for record in records],

@@ -16,16 +16,17 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
 
 from feeds.clock import Clock
 from feeds.feed import Anew, FeedError, FeedStats, Held
 from feeds.kafka.address import Address, Start, parse
 from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
-from feeds.kafka.consumer import block_of, end_of, make, stop
+from feeds.kafka.consumer import BROKEN, block_of, end_of, make, stop
 from feeds.kafka.merging import Block, Merge, concat
 from feeds.kafka.outage import Outage
 from feeds.kafka.partitions import END, FIRST, Partition, begins, labels, since
@@ -36,16 +37,20 @@ from feeds.ticks import NO_TIME, Ints, Symbols, Ticks
 
 log: Final = logging.getLogger(__name__)
 
-#: Records decoded in one turn of the loop: some milliseconds of work.
+#: Records, and bytes of their values, decoded in one turn of the loop: some milliseconds of work.
 RECORDS_MAX: Final = 2000
+LOT_BYTES_MAX: Final = 3 << 17
 #: Records held for others to be told before them, past which more of those others alone is taken.
-HELD_MAX: Final = 200_000
+HELD_MAX: Final = 50_000
 #: A partition that has not been heard of for so long cannot be read.
 SILENT_S: Final = 3.0
 #: How often the topics are looked at, for partitions that were added and topics that were made anew.
 LOOK_S: Final = 2.0
 CHECK_S: Final = 0.25
 POLL_MS: Final = 200
+#: How long one record is waited for, and how many offsets are tried, where a batch cannot be unpacked.
+ONE_MS: Final = 100
+SKIPPED_AT_ONCE: Final = 500
 #: After a batch that was not full there is a rest, in which more can come: a few times what the batch took.
 REST_S_MIN, REST_S_MAX, RESTS = 0.001, 0.01, 3.0
 
@@ -84,20 +89,26 @@ class Kafka:
         self._read_topics: set[str] = set()
         #: Topics that were found to end before where reading was.
         self._cut_topics: set[str] = set()
-        #: Whether warming up takes all partitions in the order of their records' times.
+        #: Whether all has been read that was there when reading began, or when partitions were added.
+        self._caught_up = False
+        #: Whether catching up takes all partitions in the order of their records' times.
         self._in_order = False
         #: From when on the log has been read without a hole.
         self._since = NO_TIME
         #: What somebody has of the log already.
-        self._held = Held(UNKNOWN, {})
+        self._held: Held = {}
 
     @property
     def trouble(self) -> str | None:
         return self._outage.cause
 
     def go_on(self, held: Held) -> None:
-        """See `Resumable`. Partitions of which nothing is held begin as the address says."""
+        """See `Resumable`. Partitions of which nothing is held begin as the address says.
+
+        Nothing is read twice then: what was kept cannot be taken back.
+        """
         self._held = held
+        self._in_order = True
 
     async def __aiter__(self) -> AsyncGenerator[Ticks | Anew]:
         try:
@@ -145,7 +156,7 @@ class Kafka:
             old = before.get(topic.name)
             if old is None:
                 continue
-            if elsewhere or old.id != topic.id or old.partitions > topic.partitions:
+            if elsewhere or (old.id and old.id != topic.id) or old.partitions > topic.partitions:
                 anew.add(topic.name)
             elif old.partitions < topic.partitions:
                 log.info("feed %s: topic %s has %d partitions now", self.name, topic.name, topic.partitions)
@@ -177,7 +188,11 @@ class Kafka:
         unread = {tp: p for tp, p in self._partitions.items() if p.position is None}
         if not unread:
             return
-        first, end = await consumer.beginning_offsets(list(unread)), await consumer.end_offsets(list(unread))
+        first, end = await consumer.beginning_offsets(list(unread)), await consumer.end_offsets(list(self._partitions))
+        if any(partition.added for partition in unread.values()):  # keys have moved: what they left behind comes first
+            self._caught_up, self._in_order = False, True
+            for tp, partition in self._partitions.items():
+                partition.target, partition.polled = end[tp], False
         now = self._clock.now()
         start = self._address.start
         compacted = await self._lookout.compacted() if start is Start.SESSION else frozenset[str]()
@@ -188,7 +203,7 @@ class Kafka:
         # The time of the first record that is read tells since when, where older ones are gone.
         asked = {tp: at // 1000 if isinstance(at, int) else 0 for tp, at in begin.items() if at != END}
         found = await consumer.offsets_for_times(asked) if asked else {}
-        held = self._held.positions if self._held.epoch == self.epoch else {}
+        held = self._held.get(self.epoch, {})
         for tp, partition in unread.items():
             record = found.get(tp)
             if record is not None and record.timestamp < 0:  # some brokers' way to say that there is none so late
@@ -211,21 +226,22 @@ class Kafka:
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks | Anew]:
         """Read on until the topics are others than they were."""
-        merge = Merge(p.part for p in self._partitions.values()) if self._in_order and not self.warm else None
+        in_order = self._in_order and not self._caught_up
+        merge = Merge(partition.part for partition in self._partitions.values()) if in_order else None
         view = _View(self._cluster)
         watching = asyncio.create_task(self._watch(view))
         checked = time.monotonic()
         try:
             while view.cluster == self._cluster and not self._cut_topics:
-                if not self.warm:
-                    merge = self._warm_up(merge)
-                self._reading.warming, self._reading.in_order = not self.warm, merge is not None
+                if not self._caught_up:
+                    merge = self._catch_up(merge)
+                self._reading.warming, self._reading.in_order = not self._caught_up, merge is not None
                 lots = _lots(await self._poll(consumer, merge), merge)
                 began, count = time.perf_counter(), 0
                 for place, block in enumerate(lots):
                     ticks = self._reading.ticks(block, self._since, self._clock.now())
                     if ticks is None:  # a key is in two partitions
-                        if not self.warm:
+                        if not self._caught_up:
                             yield self._begin_in_order()
                             return
                         if await self._has_changed(lots[place:]):
@@ -238,10 +254,10 @@ class Kafka:
                         await asyncio.sleep(0)
                 if not count:  # a poll that finds records in memory gives nobody else a turn
                     await asyncio.sleep(0)
-                if self.warm and 0 < count < RECORDS_MAX:
+                if self._caught_up and 0 < count < RECORDS_MAX:
                     spent_s = time.perf_counter() - began
                     await asyncio.sleep(min(REST_S_MAX, max(REST_S_MIN, RESTS * spent_s)))
-                if not self.warm or time.monotonic() - checked >= CHECK_S:
+                if not self._caught_up or time.monotonic() - checked >= CHECK_S:
                     checked = time.monotonic()
                     await self._check(consumer, view, merge)
                     if watching.done():
@@ -291,12 +307,54 @@ class Kafka:
         except errors.OffsetOutOfRangeError as error:
             await self._find_place(consumer, error.args[0])
             return {}
+        except BROKEN:
+            got = await self._poll_around(consumer)
         blocks, heard = {}, time.monotonic()
         for tp, records in got.items():
             partition = self._partitions[tp]
             partition.position, partition.heard = records[-1].offset + 1, heard
             blocks[partition.part] = block_of(records, partition.part)
         return blocks
+
+    async def _poll_around(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """What there is of each partition up to a batch that cannot be unpacked; past it, where it is the next.
+
+        The library forgets which partition that was, and what it had unpacked before; so each is asked alone, record by
+        record.
+        """
+        got = {}
+        for tp, partition in self._partitions.items():
+            records: list[ConsumerRecord] = []
+            consumer.seek(tp, partition.position)
+            try:
+                while len(records) < RECORDS_MAX and (more := await _one(consumer, tp)):
+                    records += more
+            except BROKEN as error:
+                if not records:
+                    records = await self._skip(consumer, tp, error)
+            if records:
+                consumer.seek(tp, records[-1].offset + 1)
+                got[tp] = records
+        return got
+
+    async def _skip(self, consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> list[ConsumerRecord]:
+        """Skip what cannot be unpacked, offset by offset, so many at most; the record after it, if there is one by then."""
+        partition = self._partitions[tp]
+        start = offset = await consumer.position(tp)
+        records: list[ConsumerRecord] = []
+        while not records and offset < start + SKIPPED_AT_ONCE:
+            offset += 1
+            consumer.seek(tp, offset)
+            try:
+                records = await _one(consumer, tp)
+                break
+            except BROKEN:
+                pass
+        partition.position = offset
+        self.stats.rejected += offset - start
+        text = "feed %s: %s offsets %d to %d cannot be unpacked and are skipped: %s"
+        log.warning(text, self.name, partition, start, offset - 1, error)
+        return records
 
     async def _find_place(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         """Go on at the oldest record where others are gone. A topic that ends before where reading is was made anew."""
@@ -319,7 +377,7 @@ class Kafka:
             self.stats.skipped += oldest - offset - 1
         return max(offset + 1, oldest)
 
-    def _warm_up(self, merge: Merge | None) -> Merge | None:
+    def _catch_up(self, merge: Merge | None) -> Merge | None:
         """See which partitions have been read up to their ends, and wait for those no more; None once all have been."""
         partitions = self._partitions.values()
         if merge is not None:
@@ -328,9 +386,15 @@ class Kafka:
                     merge.end(partition.part)
             if merge.open or merge.holds:
                 return merge
-        self.warm = all(partition.warm for partition in partitions)
-        if self.warm:
-            log.info("feed %s: caught up, %d ticks so far", self.name, self.stats.ticks)
+        self._caught_up = all(partition.warm for partition in partitions)
+        if self._caught_up:
+            self.warm, self._in_order = True, False
+            broken = self.stats.rejected
+            said = f", {broken} records could not be read" if broken else ""
+            log.log(
+                logging.WARNING if broken else logging.INFO,
+                *("feed %s: caught up, %d ticks so far%s", self.name, self.stats.ticks, said),
+            )
         return None
 
     async def _check(self, consumer: AIOKafkaConsumer, view: _View, merge: Merge | None) -> None:
@@ -354,6 +418,7 @@ class Kafka:
             if now - partition.heard > SILENT_S:
                 silent.append(partition)
         self.stats.lag = lag
+        self._reading.tell_rest(self._clock.now())
         if silent:
             cause = view.trouble or f"no answer from {labels(silent)} for {SILENT_S:g} s"
             if len(silent) == len(self._partitions):
@@ -381,6 +446,12 @@ class _View:
     trouble: str | None = None
 
 
+async def _one(consumer: AIOKafkaConsumer, tp: TopicPartition) -> list[ConsumerRecord]:
+    """The next record of a partition, if there is one. Raises one of `BROKEN`."""
+    got: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(tp, timeout_ms=ONE_MS, max_records=1)
+    return got.get(tp, [])
+
+
 def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> list[Block]:
     """What is to be told now, in lots that take a turn of the loop each."""
     if merge is None:
@@ -391,4 +462,7 @@ def _lots(blocks: Mapping[int, Block], merge: Merge | None) -> list[Block]:
         whole = merge.take()
     if whole is None:
         return []
-    return [whole[start : start + RECORDS_MAX] for start in range(0, len(whole), RECORDS_MAX)]
+    sizes = np.cumsum([0 if value is None else len(value) for value in whole.values])
+    full = (np.arange(len(whole)) // RECORDS_MAX) + (sizes // LOT_BYTES_MAX)
+    cuts = [0, *(np.flatnonzero(np.diff(full)) + 1).tolist(), len(whole)]
+    return [whole[start:stop] for start, stop in pairwise(cuts)]

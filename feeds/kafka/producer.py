@@ -85,7 +85,10 @@ class Target:
         admin = AIOKafkaAdminClient(**self.options())
         try:
             await admin.start()
-            reply = await admin.create_topics([NewTopic(self.topic, partitions, replicas, {})])
+            assignments: dict[int, list[int]] | None = (
+                {} if replicas == DEFAULT_REPLICAS else None
+            )  # the library's demand
+            reply = await admin.create_topics([NewTopic(self.topic, partitions, replicas, assignments)])
         except (TimeoutError, errors.KafkaError, OSError) as error:
             raise ProducerError(f"topic {self.topic}: cannot be created: {reason(error)}") from None
         finally:

@@ -66,17 +66,20 @@ class Reading:
         self._samples = 0
         self._unsaid = 0
         self._said_at = 0
+        self._last = ""
 
     def know(self, partitions: Mapping[int, Partition], count: Mapping[str, int]) -> None:
         """Take records of `partitions`, by part number, from now on; topics have `count` of them."""
         self._partitions = dict(partitions)
         self._count = count
         self._strange.clear()
+        self._unsaid_keys = ()
 
     def forget(self, rows: Ints) -> None:
         """Let `rows` be as if they had never come."""
         self._symbols.release(rows)
         self._strange.clear()
+        self._unsaid_keys = ()
         for row in rows.tolist():
             self._levels.pop(row, None)
 
@@ -104,7 +107,7 @@ class Reading:
         if len(stragglers):
             if self.in_order:  # or is it where the key has moved back to since?
                 self._undo()
-                cut = int(origin[stragglers[0]])
+                cut = len(block) // 2
                 return Ticks.concat(
                     [
                         found
@@ -131,14 +134,19 @@ class Reading:
         if claimed != REFUSED or row is None:
             return claimed
         here, owner = self._partitions[part], self._partitions.get(symbols.owner[row])
-        record_key = self._keys[self._origin[place]]
-        if owner is None or owner.topic != here.topic or record_key is None or (row, part) in self._strange:
+        if owner is None or (row, part) in self._strange:
             return REFUSED
-        level, count = self._levels.get(row, 0), self._count[here.topic]
-        counts = range(level + 1 if self.in_order else max(level + 1, count), count + 1)
-        higher = home(record_key, counts, here.number)
+        record_key = self._keys[self._origin[place]]
+        higher, level = None, self._levels.get(row, 0)
+        may_move = record_key is not None and owner.topic == here.topic
+        if record_key is not None and may_move:
+            count = self._count[here.topic]
+            # A topic never shrinks: it had both of these partitions by then.
+            least = max(owner.number, here.number) + 1 if self.in_order else count
+            higher = home(record_key, range(max(level + 1, least), count + 1), here.number)
         if higher is None:
-            self._doubtful.add((row, part))
+            if may_move or (self.warming and not self.in_order):
+                self._doubtful.add((row, part))
             return REFUSED
         self._levels[row] = higher
         symbols.move(row, part)
@@ -161,6 +169,13 @@ class Reading:
 
     # -- what is told of it --------------------------------------------------------------------------------------------
 
+    def tell_rest(self, now: int) -> None:
+        """Say how many records could not be read that were not said one by one, if that is due."""
+        if self._unsaid and now - self._said_at >= SAMPLES_PAUSE_US:
+            text = "feed %s: %d more records could not be read, the last %s"
+            log.warning(text, self._name, self._unsaid, self._last)
+            self._unsaid, self._said_at = 0, now
+
     def _tell(self, decoded: Decoded, block: Block, origin: Ints, now: int) -> None:
         broken = np.flatnonzero(decoded.ticks.row == UNREADABLE).tolist()
         self._stats.rejected += len(broken)
@@ -172,13 +187,10 @@ class Reading:
             log.warning("feed %s: %s offset %d: %s", self._name, where, block.offset[place], decoded.reason(row))
         self._unsaid += max(0, len(broken) - max(0, SAMPLES_MAX - self._samples))
         self._samples = min(SAMPLES_MAX, self._samples + len(broken))
-        if self._unsaid and now - self._said_at >= SAMPLES_PAUSE_US:
-            place = int(origin[broken[-1]]) if broken else -1
-            last = (
-                f", the last {self._partitions[int(block.part[place])]} offset {block.offset[place]}" if broken else ""
-            )
-            log.warning("feed %s: %d more records could not be read%s", self._name, self._unsaid, last)
-            self._unsaid, self._said_at = 0, now
+        if broken:
+            place = int(origin[broken[-1]])
+            self._last = f"{self._partitions[int(block.part[place])]} offset {block.offset[place]}"
+        self.tell_rest(now)
         if self._unsaid_keys:
             said, more = self._unsaid_keys[:KEYS_SAID_MAX], len(self._unsaid_keys) - KEYS_SAID_MAX
             self._unsaid_keys = ()

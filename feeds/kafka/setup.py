@@ -71,6 +71,7 @@ class Security:
             _readable(file)
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2  # some builds leave it to the system
             if self.cert_file:
                 # A key that wants a password must not have it asked for on a terminal.
                 context.load_cert_chain(self.cert_file, self.key_file or None, password=lambda: "")

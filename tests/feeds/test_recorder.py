@@ -225,7 +225,7 @@ def test_columns_types_and_footer(tmp_path: Path) -> None:
         "feed": "sim",
         "epoch": "k-1",
         "since": T0,
-        "positions": {"ticks-0": [5, 7], "ticks-1": [8, 8]},
+        "positions": {"ticks-0": [5, 5], "ticks-1": [8, 8]},
     }
 
 
@@ -255,6 +255,12 @@ def test_row_groups_and_parts_do_not_depend_on_batches(tmp_path: Path) -> None:
     whole = rows(tmp_path / "5000")
     assert len(whole) > 1
     assert rows(tmp_path / "1") == rows(tmp_path / "7") == whole
+
+
+def test_a_record_is_never_cut_over_two_parts(tmp_path: Path) -> None:
+    writer = record(tmp_path, ONE_TICK_A_PART)
+    writer.write(replace(quotes(T0, T0 + 1, T0 + 2), seq=np.array([7, 7, 8])), "k-1")
+    assert [footer.positions for footer in footers(tmp_path)] == [{"": (7, 7)}, {"": (8, 8)}]
 
 
 def test_a_part_is_closed_at_its_age_though_no_tick_comes(tmp_path: Path, clock: HandClock) -> None:
@@ -307,6 +313,42 @@ def test_without_a_tick_there_is_no_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "new" / "folder").iterdir())
 
 
+# -- going on with a recording -------------------------------------------------------------------------------------
+
+
+def test_a_recording_goes_on_after_the_newest_of_each_part_of_its_log(tmp_path: Path, clock: HandClock) -> None:
+    symbols = symbols_of("sim", "ticks/0")
+    symbols.move(1, symbols.part("sim", "ticks/1"))
+    one = record(tmp_path, ONE_TICK_A_PART, clock, symbols)
+    for epoch, row, seq in (("k-1", 0, 900), ("k-2", 0, 7), ("k-2", 1, 40), ("k-2", 0, 5)):
+        clock.time += 1
+        one.write(quotes(T0, row=row, first=seq), epoch)
+    clock.time += 1
+    stranger = Recorder(tmp_path, symbols_of("other"), "other", ONE_TICK_A_PART, clock.now)
+    stranger.write(quotes(T0), "o-1")
+    clock.time += 1
+    again = record(tmp_path, ONE_TICK_A_PART, clock, symbols)
+    assert again.held() == {
+        "k-1": {"ticks/0": 900},
+        "k-2": {"ticks/0": 5, "ticks/1": 40},  # the last that came, not the highest
+        "o-1": {"": 1},
+    }
+    again.write(quotes(T0), "k-2")
+    of_sim = [footer for footer in footers(tmp_path) if footer.feed == "sim"]
+    assert [footer.number for footer in of_sim] == [1, 2, 3, 4, 5]
+    assert len({footer.recording for footer in of_sim}) == 1
+
+
+def test_a_recording_that_is_being_written_is_not_gone_on_with(tmp_path: Path) -> None:
+    one = record(tmp_path, Limits())
+    one.write(quotes(T0), "k-1")
+    one.close()
+    one.write(quotes(T0 + 1, first=2), "k-1")
+    assert record(tmp_path, Limits()).held() == {}
+    one.close()
+    assert record(tmp_path, Limits()).held() == {"k-1": {"": 2}}
+
+
 # -- open parts of others ------------------------------------------------------------------------------------------
 
 
@@ -321,7 +363,7 @@ def test_an_open_part_of_a_process_that_is_gone_is_told_and_removed(
     assert list(tmp_path.iterdir()) == [other]
     [message] = caplog.messages
     assert message.startswith(f"{left}: the open part of an earlier run was never closed (8 bytes, now removed): ")
-    assert message.endswith("its ticks since 2024-08-08T12:00:00.123456+00:00 are lost")
+    assert "its ticks since 2024-08-08T12:00:00.123456+00:00 are lost, but for" in message
 
 
 def test_an_open_part_of_a_living_recorder_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -371,6 +413,21 @@ def test_a_part_that_is_closed_while_others_look_at_it_is_no_leftover(
     record(tmp_path, Limits())
     assert len(closed(tmp_path)) == 1
     assert not caplog.messages
+
+
+def test_a_part_is_locked_until_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = record(tmp_path, Limits())
+    writer.write(quotes(T0), "epoch")
+    rename = Path.rename
+
+    def looked_at(path: Path, whole: Path) -> Path:
+        with pytest.raises(BlockingIOError):
+            recorder._remove_unlocked(path)
+        return rename(path, whole)
+
+    monkeypatch.setattr(Path, "rename", looked_at)
+    writer.close()
+    assert len(closed(tmp_path)) == 1
 
 
 # -- what cannot be written ----------------------------------------------------------------------------------------

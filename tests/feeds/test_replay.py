@@ -361,7 +361,7 @@ async def test_a_feed_that_is_given_up_leaves_no_thread(tmp_path: Path) -> None:
     feed = open_feed(f"replay:{path}?loop=1&speed=max", Symbols(), clock=HandClock())
     batches = feed.__aiter__()
     await anext(batches)
-    await batches.aclose()  # type: ignore[attr-defined]
+    await batches.aclose()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
 
 
@@ -431,4 +431,4 @@ async def test_memory_is_bounded_by_blocks_not_by_the_recording(
     await anext(batches)
     await asyncio.sleep(0.05)
     assert made <= 2 + replay.BATCHES_AHEAD
-    await batches.aclose()  # type: ignore[attr-defined]
+    await batches.aclose()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -419,3 +420,15 @@ def resume(server: Server, held: Mapping[str, int], epoch: str | None) -> dict[s
             pass
         message: dict[str, Any] = orjson.loads(socket.recv(timeout=WAIT_S_MAX))
         return message
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.25, 0.5])
+def test_a_stop_while_it_warms_up_is_a_stop(broker: Broker, topic: MakeTopic, after_s: float) -> None:
+    name = topic(2)
+    broker.produce(name, quotes(0, 200_000), "lz4")
+    with serving(f"kafka://{broker.bootstrap}/{name}?start=earliest", ready=False) as server:
+        threading.Event().wait(after_s)  # any moment will do
+        assert server.stop() == 0
+        said = "".join(server.log)
+    assert "Unclosed" not in said
+    assert "Traceback" not in said

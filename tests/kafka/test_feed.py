@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,11 @@ from confluent_kafka import Producer
 
 from feeds.clock import WallClock
 from feeds.feed import FeedStats
+from feeds.kafka.cluster import Cluster, Lookout, Topic
 from feeds.kafka.consumer import FETCH_BYTES_MAX
+from feeds.kafka.feed import RECORDS_MAX, Kafka
+from feeds.kafka.merging import Block, Merge
+from feeds.kafka.partitions import home
 from feeds.kafka.setup import Setup
 from feeds.spec import open_feed
 from feeds.ticks import NO_TIME, Symbols, Ticks
@@ -44,7 +49,7 @@ class Reader:
         self.batches: list[Ticks] = []
 
     async def read(self) -> None:
-        async with aclosing(self.feed.__aiter__()) as items:  # type: ignore[type-var]
+        async with aclosing(self.feed.__aiter__()) as items:
             async for item in items:
                 if isinstance(item, Ticks):
                     self.batches.append(item)
@@ -188,6 +193,66 @@ async def test_where_a_symbol_is_in_several_partitions_all_are_read_in_the_order
         assert (await reader.warm())[:7] == [0, 1, 2, 3, 4, 5, 6]
 
 
+async def test_a_symbol_without_a_key_belongs_to_the_partition_that_had_it_first_whichever_is_fetched_first(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name = topic(2)
+    for number, ago in ((0, 0), (1, HOUR)):
+        records = [quote(number * 10 + n, NOW - ago + n * S)._replace(partition=number, key=None) for n in range(3)]
+        broker.produce(name, records)
+    async with reading(broker, name, "start=earliest") as reader:
+        assert await reader.warm() == [10, 11, 12]
+
+
+async def test_a_symbol_of_two_topics_belongs_to_the_one_that_had_it_first_however_they_are_named(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    one, other = topic(), topic()
+    for name, bid, ago in ((one, 0, 0), (other, 10, HOUR)):
+        broker.produce(name, [quote(bid + n, NOW - ago + n * S) for n in range(3)])
+    for names in (f"{one},{other}", f"{other},{one}"):
+        async with reading(broker, names, "start=earliest") as reader:
+            assert await reader.warm() == [10, 11, 12]
+
+
+def symbol_not_of(partitions: Sequence[int], number: int) -> str:
+    """A symbol whose key does not belong to partition `number` by any of some counts of them."""
+    return next(symbol for symbol in (f"S{n}" for n in range(99)) if home(symbol.encode(), partitions, number) is None)
+
+
+async def test_ticks_that_are_read_once_more_in_the_order_of_time_are_counted_once(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name, symbol = topic(2), symbol_not_of((1, 2), 1)
+    records = [quote(n, NOW + n, (symbol, "other")[n % 2])._replace(partition=n % 2) for n in range(10_000)]
+    broker.produce(name, [*records, quote(0, NOW + S, symbol)._replace(partition=1)])
+    async with reading(broker, name, "start=earliest") as reader:
+        assert len(await reader.warm()) == 10_000
+        assert (reader.feed.stats.ticks, reader.feed.stats.refused) == (10_000, 1)
+
+
+async def test_what_is_held_back_of_a_partition_that_is_far_ahead_is_bounded(
+    broker: Broker, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, add = 0, Merge.add
+
+    def measured(merge: Merge, part: int, block: Block) -> None:
+        nonlocal most
+        add(merge, part, block)
+        most = max(most, len(merge))
+
+    monkeypatch.setattr(Merge, "add", measured)
+    monkeypatch.setattr("feeds.kafka.feed.HELD_MAX", 1000)
+    name, symbol = topic(2), symbol_not_of((1, 2), 1)
+    in_both = [quote(0, NOW, symbol)._replace(partition=number) for number in (0, 1)]
+    small = [quote(n, NOW + n, "A")._replace(partition=0) for n in range(40_000)]
+    large = [quote(n, NOW + n * 10, "B", note="x" * 5000)._replace(partition=1) for n in range(4000)]
+    broker.produce(name, [*in_both, *small, *large])
+    async with reading(broker, name, "start=earliest") as reader:
+        assert len(await reader.warm()) == 44_001
+    assert 0 < most <= 1000 + 2 * RECORDS_MAX
+
+
 def hashed_anew(apache: Apache, name: str, symbols: Sequence[str], partitions: int, bid: float) -> None:
     """A quote of each symbol, in the partition that its key belongs to where there are so many."""
     homes = {symbol: (murmur2(symbol.encode()) & 0x7FFFFFFF) % partitions for symbol in symbols}
@@ -206,6 +271,33 @@ async def test_keys_that_move_before_added_partitions_are_noticed_lose_no_tick(
         await reader.until(lambda: len(reader.bids) >= 80)
         assert sorted(reader.bids) == [1] * 40 + [2] * 40
         assert reader.feed.stats == FeedStats(ticks=80, lag=reader.feed.stats.lag)
+
+
+async def test_keys_that_moved_while_a_reader_was_behind_lose_no_tick(apache: Apache, apache_topic: MakeTopic) -> None:
+    name, symbols = apache_topic(2), [f"S{number}" for number in range(40)]
+    hashed_anew(apache, name, symbols, 2, 1)
+    async with reading(apache, name) as reader:
+        await reader.warm()
+        for _ in range(100):
+            hashed_anew(apache, name, symbols, 2, 1)  # the event loop has no turn meanwhile
+        apache.grow(name, 5)
+        hashed_anew(apache, name, symbols, 5, 2)
+        stats = reader.feed.stats
+        await reader.until(lambda: len(reader.bids) + stats.refused >= 102 * 40)
+        assert stats.refused == 0
+        assert sorted(reader.bids) == [1] * 101 * 40 + [2] * 40
+
+
+async def test_partitions_that_were_added_are_read_from_their_beginning_wherever_reading_began(
+    apache: Apache, apache_topic: MakeTopic
+) -> None:
+    name, symbols = apache_topic(2), [f"S{number}" for number in range(40)]
+    async with reading(apache, name, "start=latest") as reader:
+        await reader.warm()
+        apache.grow(name, 5)
+        hashed_anew(apache, name, symbols, 5, 2)
+        await reader.until(lambda: len(reader.bids) >= 40)
+        assert reader.bids == [2] * 40
 
 
 async def test_who_comes_after_partitions_were_added_twice_has_what_they_have_who_were_there(
@@ -293,6 +385,18 @@ async def test_what_is_older_than_that_is_left_out(apache: Apache, past: str, op
         await reader.until(lambda: reader.bids == [9])
 
 
+async def test_whoever_begins_after_all_records_reads_none_of_them_at_any_broker(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    """Some have a way of their own to say that there is no record so late."""
+    name = topic(2)
+    broker.produce(name, [quote(n, symbol=f"S{n % 2}")._replace(partition=n % 2) for n in range(4)])
+    async with reading(broker, name, f"start={int(time.time()) + 3600}") as reader:
+        assert await reader.warm() == []
+        broker.produce(name, [quote(9)])
+        await reader.until(lambda: reader.bids == [9])
+
+
 async def test_a_compacted_topic_is_read_whole(apache: Apache, apache_topic: MakeTopic) -> None:
     name = apache_topic(cleanup_policy="compact")
     apache.produce(name, [quote(n, NOW - ago, f"S{n}") for n, ago in enumerate(AGO)])
@@ -313,6 +417,58 @@ async def test_session_fields_count_since_the_oldest_record_where_older_ones_are
 async def test_an_empty_topic_is_warm_at_once(broker: Broker, topic: MakeTopic) -> None:
     async with reading(broker, topic(3)) as reader:
         assert await reader.warm() == []
+
+
+async def test_records_that_are_gone_before_they_are_read_are_counted(apache: Apache, apache_topic: MakeTopic) -> None:
+    name = apache_topic()
+    apache.produce(name, quotes(0, 100))
+    async with reading(apache, name, "start=earliest") as reader:
+        await reader.warm()
+        apache.produce(name, quotes(100, 1000))  # the event loop has no turn meanwhile
+        apache.truncate(name, {0: 990})
+        await reader.until(lambda: 999 in reader.bids)
+        assert reader.feed.stats.skipped + reader.feed.stats.ticks == 1000
+        assert len(reader.bids) == reader.feed.stats.ticks
+
+
+# -- a topic that is another one -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "then",
+    [Cluster("D", (Topic("ticks", "", 3),)), Cluster("C", (Topic("ticks", "", 2),))],
+    ids=["of another cluster", "with fewer partitions"],
+)
+def test_what_was_read_of_another_topic_of_that_name_is_forgotten(then: Cluster) -> None:
+    symbols = Symbols()
+    feed = open_feed("kafka://localhost/ticks", symbols)
+    assert isinstance(feed, Kafka)
+    feed._adopt(Cluster("C", (Topic("ticks", "", 3),)))
+    row = symbols.claim("A", symbols.part("kafka", "ticks/0"))
+    assert feed._adopt(then).rows.tolist() == [row]
+    assert feed.epoch == then.epoch
+
+
+async def test_a_topic_that_ends_before_where_reading_is_was_made_anew_though_no_broker_tells_its_id(
+    apache: Apache, apache_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Lookout.look
+
+    async def without_ids(lookout: Lookout) -> Cluster:
+        seen = await look(lookout)
+        return replace(seen, topics=tuple(replace(topic, id="") for topic in seen.topics))
+
+    monkeypatch.setattr(Lookout, "look", without_ids)
+    name = apache_topic(2)
+    apache.produce(name, quotes(0, 1000))
+    async with reading(apache, name, "start=earliest") as reader:
+        await reader.warm()
+        reader.batches.clear()
+        apache.delete(name)
+        apache.create(name, 2)
+        apache.produce(name, quotes(9000, 9050))
+        await reader.until(lambda: len(reader.bids) >= 50)
+        assert sorted(reader.bids) == list(range(9000, 9050))
 
 
 # -- warm-up -------------------------------------------------------------------------------------------------------

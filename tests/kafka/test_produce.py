@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from aiokafka.partitioner import DefaultPartitioner
 from feeds.encode import ENCODERS, values
 from feeds.feed import Feed, FeedError
 from feeds.kafka.address import destination
-from feeds.kafka.producer import Target
+from feeds.kafka.producer import Producer, Target
 from feeds.kafka.setup import Security
 from feeds.options import Spec
 from feeds.spec import open_feed
 from feeds.ticks import COLUMNS, NO_TIME, Ints, Symbols, Ticks
 from tests.apache_kafka import PASSWORD, USER, Apache
 from tests.brokers import Broker, Local, MakeTopic, new_topic
-from tests.feeds.conftest import SHARED_DATA, write_csv
+from tests.feeds.conftest import SHARED_DATA, T0, write_csv
+from tests.feeds.test_ticks import ticks as blank
 from tests.kafka.test_brokers import consuming, take
 from tests.proxies import Proxy, free_port
 from tests.servers import START_S_MAX, STOP_S_MAX, environment
@@ -187,6 +188,17 @@ async def test_several_runs_add_up_and_each_counts_its_own(
     assert sum(await target.ends(3)) == 721
 
 
+async def test_what_does_not_go_into_one_batch_goes_into_several(broker: Broker, topic: MakeTopic) -> None:
+    target, symbols, count = target_of(broker, topic(1)), Symbols(), 10_000
+    row = symbols.claim("A", symbols.part("sim"))
+    ticks = blank(count, row=np.full(count, row), ts_recv=np.arange(T0, T0 + count))
+    async with Producer(target, 1, symbols, compression="none", patience_s=30) as producer:
+        await producer.send(ticks)
+        await producer.flush()
+        assert producer.acknowledged == count
+    assert sum(await target.ends(1)) == count
+
+
 # -- the topic -----------------------------------------------------------------------------------------------------
 
 
@@ -209,13 +221,19 @@ async def test_a_topic_that_is_not_there_is_created_on_demand_alone(
         broker.delete(name)
 
 
+async def test_creating_a_topic_that_is_there_leaves_it_as_it_is(broker: Broker, topic: MakeTopic) -> None:
+    target = target_of(broker, topic(3))
+    await target.create(1)
+    assert await target.partitions() == 3
+
+
 async def test_what_others_write_meanwhile_is_told(
     broker: Broker, topic: MakeTopic, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = topic(2)
 
     class Crowded(HandFeed):
-        async def __aiter__(self) -> AsyncIterator[Any]:
+        async def __aiter__(self) -> AsyncGenerator[Any]:
             async for item in super().__aiter__():
                 yield item
             await asyncio.to_thread(broker.produce, name, [(b"other", b"{}")] * 3)
@@ -318,7 +336,7 @@ async def test_a_source_that_fails_is_one_line_and_what_it_brought_is_there(
     broker: Broker, topic: MakeTopic, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(HandFeed):
-        async def __aiter__(self) -> AsyncIterator[Any]:
+        async def __aiter__(self) -> AsyncGenerator[Any]:
             async for item in super().__aiter__():
                 yield item
             raise FeedError("day.csv: cut off")
@@ -333,7 +351,7 @@ async def test_a_source_that_fails_is_one_line_and_what_it_brought_is_there(
 
 async def test_a_source_that_breaks_crashes(broker: Broker, topic: MakeTopic) -> None:
     class Buggy(HandFeed):
-        async def __aiter__(self) -> AsyncIterator[Any]:
+        async def __aiter__(self) -> AsyncGenerator[Any]:
             yield object()  # which is no ticks
             raise ZeroDivisionError
 
@@ -355,7 +373,7 @@ class HandFeed:
     def __init__(self, ticks: Ticks) -> None:
         self._ticks = ticks
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncGenerator[Any]:
         yield self._ticks
 
 

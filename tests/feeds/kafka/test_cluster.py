@@ -385,6 +385,16 @@ async def test_an_older_broker_tells_no_id(broker: Broker, most: int) -> None:
         assert await lookout.look() == Cluster("C", (Topic("ticks", "", 3 if most > 4 else 0),))
 
 
+async def test_an_id_that_was_told_once_is_remembered_where_an_older_broker_answers(broker: Broker) -> None:
+    async with looking(broker.address) as lookout:
+        told = await lookout.look()
+        broker.metadata = (0, 5)
+        broker.cut()
+        await asyncio.sleep(0.01)
+        assert await lookout.look() == told
+    assert broker.heard[-1] == (METADATA, 5)
+
+
 async def test_an_id_of_zeros_is_none(broker: Broker) -> None:
     broker.topics = [Told("ticks", 3, bytes(16))]
     async with looking(broker.address) as lookout:
@@ -472,6 +482,17 @@ async def test_brokers_that_the_cluster_told_of_are_asked_when_the_first_is_gone
             await asyncio.sleep(0.01)
             await lookout.look()
     assert broker.heard == [(API_VERSIONS, 0), (METADATA, 12)]
+
+
+async def test_who_the_user_named_is_asked_where_none_that_the_cluster_told_of_answers(
+    broker: Broker, closed_port: int
+) -> None:
+    async with looking(broker.address) as lookout:
+        await lookout.look()
+        lookout._brokers = {("127.0.0.1", closed_port): None}
+        broker.cut()
+        await asyncio.sleep(0.01)
+        assert (await lookout.look()).topics[0].name == "ticks"
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_opened_anew(broker: Broker) -> None:

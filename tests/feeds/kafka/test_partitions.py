@@ -155,6 +155,13 @@ def test_a_home_of_any_of_several_counts() -> None:
     assert {number for number in range(5) if home(b"abc", (2, 3, 5), number)} == set.union(*homes.values())
 
 
+def test_a_home_is_that_of_the_first_count_by_whichever_hash() -> None:
+    keys = (b"k%d" % number for number in range(9999))
+    murmur2s = ((key, murmur2(key) & 0x7FFFFFFF) for key in keys)
+    key = next(k for k, hashed in murmur2s if hashed % 2 != 1 and hashed % 3 == 1 and zlib.crc32(k) % 2 == 1)
+    assert home(key, (2, 3), 1) == 2
+
+
 @pytest.mark.parametrize(
     ("count", "said"),
     [

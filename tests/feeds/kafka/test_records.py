@@ -269,7 +269,7 @@ def test_the_others_are_counted_in_a_line_a_minute(topics: Topics, said: list[st
     assert len(said) == 1
     topics.now += 1
     topics.read(quote("A"))  # all is well again, and the last one is not forgotten
-    assert said[1:] == ["feed kafka: 1 more records could not be read"]
+    assert said[1:] == ["feed kafka: 1 more records could not be read, the last ticks/0 offset 114"]
     topics.now += 10 * MINUTE_US
     topics.read(quote("A"))
     assert len(said) == 2
@@ -282,7 +282,7 @@ def test_the_minute_begins_with_the_first_that_is_said(topics: Topics, said: lis
     assert len(said) == 5
     topics.now += MINUTE_US
     topics.read()
-    assert said[5:] == ["feed kafka: 1 more records could not be read"]
+    assert said[5:] == ["feed kafka: 1 more records could not be read, the last ticks/0 offset 105"]
 
 
 def test_a_burst_is_one_line(topics: Topics, said: list[str]) -> None:
@@ -507,6 +507,25 @@ def test_a_symbol_follows_its_key_when_the_topic_has_more_partitions(topics: Top
     assert topics.owner(key) == after
 
 
+def test_what_was_refused_for_good_may_be_home_once_the_topic_has_more_partitions(topics: Topics) -> None:
+    keys = (f"S{n}" for n in range(9999))
+    key = next(k for k in keys if home_of(k, 5) < 4 and not home(k.encode(), (4,), home_of(k, 5)))
+    before, after = f"ticks/{home_of(key, 4)}", f"ticks/{home_of(key, 5)}"
+    topics.ticks((before, quote(key), key.encode()))
+    assert topics.outcome((after, quote(key), key.encode())) == []
+    topics.know({"ticks": 5, "more": 1})
+    assert [name for name, _ in topics.outcome((after, quote(key), key.encode()))] == [key]
+    assert topics.owner(key) == after
+
+
+def test_a_symbol_that_was_forgotten_moves_home_again(topics: Topics) -> None:
+    away, at_home = f"ticks/{other_than_home('A')}", f"ticks/{home_of('A', 4)}"
+    for _ in range(2):
+        assert len(topics.outcome((away, quote("A"), b"A"))) == 1
+        assert len(topics.outcome((at_home, quote("A"), b"A"))) == 1
+        topics.reading.forget(topics.symbols.owned_by(list(topics.parts.values())))
+
+
 def test_what_was_given_up_belongs_to_whoever_brings_it_next(topics: Topics) -> None:
     topics.ticks(("ticks/0", quote("A"), NO_KEY), ("ticks/0", quote("B"), NO_KEY))
     topics.symbols.release(topics.symbols.owned_by([topics.parts["ticks/0"]]))
@@ -564,6 +583,15 @@ def test_in_order_of_time_a_key_may_come_back_to_where_it_was_within_one_block(t
     assert (topics.owner(key), topics.stats) == (f"ticks/{home_of(key, 4)}", FeedStats(ticks=5, refused=1))
 
 
+def test_in_order_of_time_the_moves_of_one_key_are_undone_from_the_last_to_the_first(topics: Topics) -> None:
+    key = next(k for k in (f"S{n}" for n in range(999)) if len({home_of(k, 2), home_of(k, 3), home_of(k, 4)}) == 3)
+    counts = (2, 3, 4, 2)
+    log = [(f"ticks/{home_of(key, count)}", quote(key, at), key.encode()) for at, count in enumerate(counts)]
+    topics.reading.in_order = True
+    assert topics.ticks(*log).bid.tolist() == [0, 1, 2]
+    assert (topics.owner(key), topics.stats.refused) == (f"ticks/{home_of(key, 4)}", 1)
+
+
 def test_what_lies_back_is_in_doubt_also_where_a_key_moves_home(topics: Topics) -> None:
     where = f"ticks/{other_than_home('A')}"
     topics.ticks((where, quote("A"), b"A"))
@@ -572,3 +600,12 @@ def test_what_lies_back_is_in_doubt_also_where_a_key_moves_home(topics: Topics) 
     block = Block([quote("A")], [b"A"], *np.array([[at_home], [7], [T]]))
     assert topics.reading.ticks(block, NO_TIME, T) is None
     assert topics.owner("A") == where
+
+
+@pytest.mark.parametrize("where", ["ticks/1", "more/0"])
+def test_what_lies_back_is_in_doubt_wherever_a_symbol_comes_from(topics: Topics, where: str) -> None:
+    topics.ticks(("ticks/0", quote("A"), NO_KEY))
+    topics.reading.warming = True
+    block = Block([quote("A")], [NO_KEY], *np.array([[topics.parts[where]], [7], [T]]))
+    assert topics.reading.ticks(block, NO_TIME, T) is None
+    assert topics.owner("A") == "ticks/0"
