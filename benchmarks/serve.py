@@ -9,7 +9,7 @@ handed to the service: so an item's `ts` says when the newest tick in it came in
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -38,6 +38,8 @@ class Even:
     """A feed that never ends, in which each symbol has one quote in every 1/hz seconds."""
 
     closed: Final = True
+    warm: Final = True
+    trouble: Final = None
 
     def __init__(self, count: int, hz: int, symbols: Symbols, *, name: str, clock: Clock) -> None:
         self.name = name
@@ -92,12 +94,15 @@ def open_stamped(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) 
 class Stamped:
     """Another feed's ticks, each with the time at which its batch is handed over."""
 
+    warm: Final = True
+    trouble: Final = None
+
     def __init__(self, feed: Any, clock: Clock) -> None:
         self.name, self.epoch, self.closed, self.stats = feed.name, feed.epoch, feed.closed, feed.stats
         self._feed = feed
         self._clock = clock
 
-    async def __aiter__(self) -> AsyncIterator[Ticks]:
+    async def __aiter__(self) -> AsyncGenerator[Ticks]:
         async for ticks in self._feed:
             now = np.full(len(ticks), self._clock.now())
             yield replace(ticks, ts_event=now, ts_recv=now)

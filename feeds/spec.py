@@ -17,19 +17,18 @@ from feeds.ticks import Symbols
 #: Opens a feed from the spec, the symbols it may claim from, its name and its clock; raises FeedError.
 Opener = Callable[[Spec, Symbols, str, Clock], Feed]
 
-
-def _kafka(setup: Setup) -> Opener:
-    from feeds.kafka.feed import open_kafka  # noqa: PLC0415 - who reads no topic need not load its client
-
-    return partial(open_kafka, setup=setup)
+DEFAULTS: Final = Setup()
 
 
-#: Each kind of feed by the scheme of its spec, made from what an operator sets for it. A new kind is a line here.
-SCHEMES: Final[Mapping[str, Callable[[Setup], Opener]]] = {
-    "sim": lambda _: open_simulated,
-    "replay": lambda _: open_replay,
-    "kafka": _kafka,
-}
+def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, setup: Setup = DEFAULTS) -> Feed:
+    """The feed of ``kafka://``; who reads no topic need not load its client."""
+    from feeds.kafka import feed  # noqa: PLC0415
+
+    return feed.open_kafka(spec, symbols, name, clock, setup)
+
+
+#: Each kind of feed by the scheme of its spec. A new kind is a line here.
+SCHEMES: Final[Mapping[str, Opener]] = {"sim": open_simulated, "replay": open_replay, "kafka": open_kafka}
 
 
 def open_feed(
@@ -41,7 +40,9 @@ def open_feed(
     the file and the cause.
     """
     parsed = Spec(spec)
-    scheme = SCHEMES.get(parsed.scheme)
-    if scheme is None:
+    opener = SCHEMES.get(parsed.scheme)
+    if opener is None:
         raise parsed.error(f"expected one of {', '.join(f'{scheme}:' for scheme in SCHEMES)}")
-    return scheme(kafka or Setup())(parsed, symbols, name or parsed.scheme, clock or WallClock())
+    if opener is open_kafka and kafka is not None:
+        opener = partial(open_kafka, setup=kafka)
+    return opener(parsed, symbols, name or parsed.scheme, clock or WallClock())

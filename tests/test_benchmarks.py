@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import benchmarks.__main__ as command
 from benchmarks import fanout, figures, ingest, processes, rounds, serve
 from benchmarks.figures import Benchmark, Figure, Row, Scale, at_least, at_most, markdown, shown, table
-from benchmarks.processes import MeterError
+from benchmarks.processes import MeterError, lacking
 
 SPEED = Figure("speed", "items/s", at_least(100))
 DELAY = Figure("delay", "ms", at_most(5))
@@ -229,3 +231,11 @@ def test_a_mistake_on_the_command_line_ends_with_code_2(given: tuple[str, str]) 
     with pytest.raises(SystemExit) as ended:
         command.main(given)
     assert ended.value.code == 2
+
+
+def test_the_benchmarks_servers_serve() -> None:
+    if (why := lacking()) is not None:
+        pytest.skip(why)
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "latency"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
