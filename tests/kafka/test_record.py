@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import pyarrow.parquet as pq
+import pytest
 
 from tests.brokers import Broker, MakeTopic
+from tests.feeds.conftest import SHARED_DATA
 from tests.feeds.test_recorder import footers
+from tests.servers import environment, serving
 from tests.test_record import recording
 
 BID_FIRST = 1000
@@ -85,3 +90,35 @@ def test_a_log_made_anew_is_recorded_from_its_beginning(broker: Broker, topic: M
         broker.create(name, 1)
     assert [seq for _, seq, _ in recorded(tmp_path)] == [*range(30), *range(20)]
     assert len({footer.epoch for footer in footers(tmp_path)}) == 2
+
+
+def test_a_real_recording_produced_recorded_and_replayed_gives_the_states_of_its_file(
+    broker: Broker, topic: MakeTopic, tmp_path: Path
+) -> None:
+    file = next((SHARED_DATA / "binance6").glob("*.parquet"), None)
+    if file is None:
+        pytest.skip("../shared/data/binance6 is absent")
+    name = topic(3)
+    made = subprocess.run(
+        [sys.executable, "-m", "ticker", "produce", str(file), "--to", f"kafka://{broker.bootstrap}/{name}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert "produced 81781 ticks of 6 symbols" in made.stdout, made.stderr
+    with recording(f"kafka://{broker.bootstrap}/{name}?start=earliest", tmp_path, "--part-s", "1") as process:
+        wait_for(lambda: sum(1 for _ in recorded(tmp_path)) == 81_781)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=15)
+    states = []
+    for place in (tmp_path, file):
+        with serving(f"replay:{place}?speed=max") as server:
+            wait_for(lambda server=server: "ended" in server.get("/readyz").text)  # type: ignore[misc]
+            items = server.get("/v1/snapshot?symbols=*").json()["items"]
+            # A session counts since reading began: with the first tick of all, wherever that stands in the log.
+            told = ({**item, "seq": None, "session": None} for item in items)
+            states.append({item["symbol"]: item for item in told})
+    assert states[0] == states[1]
+    assert len(states[0]) == 6
