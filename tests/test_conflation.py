@@ -318,7 +318,7 @@ class Watcher:
                     self.at[symbol] = self.replica.at[symbol]
             elif symbol not in self.floor:
                 self.mirror.drop([symbol])
-        if any(self.ahead(symbol) for symbol in affected):
+        if any(self.ahead(symbol) for symbol in affected if symbol in since):
             self.ahead_since = now
 
         ack, *snapshots = self.say(command, now)
