@@ -38,7 +38,9 @@ from feeds.kafka.setup import Security
 # The library tells of every attempt, and at its finest level of the bytes that sign in. What matters of it is told here.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
-#: What the library raises where a broker cannot be asked: also for an answer that makes no sense to it.
+#: What the library raises where a broker cannot be asked. The second line is of answers that make no sense to it: of a
+#: broker that is too old, of bytes that are no answer, of a sign-in whose steps do not fit. It is caught around the library's
+#: own calls alone, never around ours.
 FAILURES: Final = (
     *(TimeoutError, errors.KafkaError, OSError),
     *(ValueError, LookupError, AssertionError, NotImplementedError),
@@ -199,7 +201,8 @@ def reason(error: BaseException) -> str:
         case EOFError() | ConnectionError():
             return "the connection was closed"
         case ValueError() | LookupError() | AssertionError() | NotImplementedError():
-            return "its answer cannot be read"
+            # The kind alone: the library's text may hold the bytes of the answer.
+            return f"its answer cannot be read ({type(error).__name__})"
         case _:
             return str(error) or type(error).__name__
 

@@ -705,3 +705,8 @@ def no_tls(reason: Any) -> ssl.SSLError:
 )
 def test_a_reason_is_a_few_words_in_one_line(error: BaseException, said: str) -> None:
     assert reason(error) == said
+
+
+@pytest.mark.parametrize("error", [ValueError("b'hunter2'"), KeyError("hunter2"), AssertionError("hunter2")])
+def test_an_answer_that_makes_no_sense_is_told_by_its_kind_alone(error: Exception) -> None:
+    assert reason(error) == f"its answer cannot be read ({type(error).__name__})"
