@@ -9,7 +9,9 @@ What all feeds share, pure:
     jsonlines   lines of JSON to records
     values      the values of a log to records: JSON, MessagePack
     encode      ticks to the values of a log
+    ordering    the rows of one recording put in order of time
     merge       several recordings as one, by time
+    blocks      what a log is read as: blocks of numbered rows, and cursors
     parts       what the Parquet parts of a recording hold
 
 What touches the world:
@@ -19,6 +21,7 @@ What touches the world:
     options     a spec taken apart
     formats     opening a format of values by its name, also one that a package brings
     readers     CSV, NDJSON and Parquet files to blocks of records
+    log         recorded files as one log, read from any time in it
     replay      recorded files as a feed
     simulated   a made-up market as a feed
     kafka       Kafka topics as a feed: a package of its own, with a map of its own

@@ -1,8 +1,7 @@
 """Several recordings as one: their ticks merged by time, a block at a time. Pure.
 
-A tick's place is told by (running time, number of its recording, place in its recording). The running time is the newest
-log time (receive time, else venue time) of the readable rows so far in its recording: so the order within a recording is kept,
-whatever its times do, and each recording is a sorted run.
+A row's place is told by (time, number of its recording, place in its recording). Each recording is a sorted run: its
+times never fall, which `feeds.ordering` sees to.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Final, Literal
 
 import numpy as np
 
-from feeds.ticks import NO_TIME, Ints, Ticks
+from feeds.ticks import Ints, Ticks
 
 _NEVER: Final = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timed:
-    """Ticks and the running time of each, int64[n] microseconds, never falling. `NO_TIME` before the first time."""
+    """Ticks and the time at which each takes its place, int64[n] microseconds, never falling. `NO_TIME` before any time."""
 
     ticks: Ticks
     time: Ints
@@ -34,20 +33,10 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One recording: the running time of its first row, and how to read it. It is opened only when its time comes."""
+    """One recording: a time that none of its rows precedes, and how to read it. It is opened only when that comes."""
 
     first: int
     read: Callable[[], Iterator[Timed]]
-
-
-def timed(blocks: Iterator[tuple[Ticks, Ints]]) -> Iterator[Timed]:
-    """Blocks with each row's running time. The second of each pair is its log time, `NO_TIME` where it has none."""
-    newest = NO_TIME
-    for ticks, time in blocks:
-        if len(time):
-            running = np.maximum(np.maximum.accumulate(time), newest)
-            newest = int(running[-1])
-            yield Timed(ticks, running)
 
 
 class _Open:

@@ -1,7 +1,8 @@
 """Files of ticks to blocks of records: CSV, NDJSON and Parquet, the first two also as gzip or zstd.
 
 `Recording(path, layout)` looks at a file and says at once, as a `FeedError`, what makes it no recording of ticks.
-Iterating it reads the file from its start, a block at a time, and never holds more than a block or two of it.
+Iterating it reads the file from its start, a block at a time, and never holds more than a block or two of it;
+`blocks(place)` reads it from where a block began.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ import csv
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from feeds import jsonlines, parts
+from feeds import convert, jsonlines, parts
 from feeds.decode import Records
 from feeds.feed import FeedError
 from feeds.fields import TEXTS, Layout, LayoutOf, lacking
 from feeds.jsonlines import without_blank_lines
+from feeds.ticks import NO_TIME
 
 #: Rows of a block of Parquet. CSV and JSON blocks are bytes: JSON's are small, since decoding one lets no other thread run.
-BLOCK_ROWS: Final = 10_000
+BLOCK_ROWS: Final = 16_384
 CSV_BLOCK_BYTES: Final = 1 << 20
 JSON_BLOCK_BYTES: Final = 1 << 19
 LINE_BYTES_MAX: Final = 1 << 20
@@ -53,6 +55,25 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return suffix, ""
 
 
+class Block(NamedTuple):
+    """Records that follow each other in a file, and the place at which they begin.
+
+    A place is a row's number in Parquet, from 0; else an offset in bytes into the text, be it compressed or not.
+    """
+
+    place: int
+    records: Records
+
+
+class Span(NamedTuple):
+    """A row group of a Parquet file: where it begins, its rows, and the times between which they lie, in microseconds."""
+
+    place: int
+    rows: int
+    low_us: int
+    high_us: int
+
+
 class Recording:
     """One file of ticks. Iterate it for its records, from the start, as often as needed.
 
@@ -68,21 +89,41 @@ class Recording:
         #: Where it belongs, if it is a part that a recorder wrote.
         self.footer: parts.Footer | None = None
         with self._errors():
+            #: Size, time of change and inode: what tells that the file is still the same.
+            self.fingerprint = _fingerprint(path)
             start = _first_bytes(path)
             self._compression = self._find_compression(start)
-            self._format = self._find_format(start)
-        with closing(self._blocks()) as blocks:
-            first = next((block for block in blocks if block.rows), None)
+            #: csv, ndjson or parquet.
+            self.format = self._find_format(start)
+        with closing(self.blocks()) as blocks:
+            first = next((block.records for block in blocks if block.records.rows), None)
         #: The first row; None where there is no row.
         self.head = first.head() if first else None
 
     def __iter__(self) -> Iterator[Records]:
-        return self._blocks()
+        return (block.records for block in self.blocks())
 
-    def _blocks(self) -> Generator[Records]:
-        blocks = {"csv": self._csv, "ndjson": self._ndjson, "parquet": self._parquet}[self._format]
+    def blocks(self, start: int = 0) -> Generator[Block]:
+        """The records from a place on: 0, or where a block began that came before. Blocks may be cut otherwise then."""
+        blocks = {"csv": self._csv, "ndjson": self._ndjson, "parquet": self._parquet}[self.format]
+        self.check()
         with self._errors():
-            yield from blocks()
+            for block in blocks(start):
+                self.check()
+                yield block
+
+    def check(self) -> None:
+        """Raise FeedError where the file is another one than when it was opened, or gone."""
+        with self._errors():
+            if _fingerprint(self.path) != self.fingerprint:
+                raise self._error("changed while it was read")
+
+    def spans(self) -> tuple[Span, ...] | None:
+        """The row groups of a Parquet file, where its statistics tell the times of all of them."""
+        if self.format != "parquet":
+            return None
+        with self._errors():
+            return _spans(pq.read_metadata(self.path), self._layout)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -121,7 +162,7 @@ class Recording:
         if named:
             return named
         with closing(self._lines(JSON_BLOCK_BYTES)) as blocks:
-            return "ndjson" if next(blocks, b"").lstrip().startswith(b"{") else "csv"
+            return "ndjson" if next(blocks, (0, b""))[1].lstrip().startswith(b"{") else "csv"
 
     def _check(self, found: Layout, names: tuple[str, ...]) -> None:
         lack = lacking(found)
@@ -131,36 +172,43 @@ class Recording:
 
     # -- lines -----------------------------------------------------------------------------------------------------
 
-    def _lines(self, block_bytes: int) -> Generator[bytes]:
-        """Blocks of whole lines, the first without a byte order mark and blank lines before it. At least one."""
-        some = False
+    def _lines(self, block_bytes: int, start: int = 0) -> Generator[tuple[int, bytes]]:
+        """Blocks of whole lines from an offset on, each with its own.
+
+        The first of all is without a byte order mark and blank lines before it. There is one at least, from the start.
+        """
+        some = start > 0
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
-            for block in _whole_lines(stream.read, block_bytes):
+            _skip(stream, start, seekable=self._compression is None)
+            for place, block in _whole_lines(stream.read, block_bytes, start):
                 lines = block if some else block.removeprefix(_BOM).lstrip()
                 some = some or bool(lines)
                 if lines:
-                    yield lines
+                    yield place, lines
         if not some:
             raise self._error("empty file")
 
     # -- NDJSON ----------------------------------------------------------------------------------------------------
 
-    def _ndjson(self) -> Iterator[Records]:
+    def _ndjson(self, start: int) -> Iterator[Block]:
         reader = jsonlines.LineReader(self._layout)
-        for number, block in enumerate(self._lines(JSON_BLOCK_BYTES)):
-            records = reader.records(block)
-            if number == 0:
+        for number, (place, lines) in enumerate(self._lines(JSON_BLOCK_BYTES, start)):
+            records = reader.records(lines)
+            if start == number == 0:
                 if len(records.faults) == records.rows:
                     raise self._error(f"not NDJSON: line 1: {records.faults[0]}")
                 names = tuple(records.columns)
                 self._check(self._layout(names), names)
-            yield records
+            yield Block(place, records)
 
     # -- CSV -------------------------------------------------------------------------------------------------------
 
-    def _csv(self) -> Iterator[Records]:
+    def _csv(self, start: int) -> Iterator[Block]:
         table: _CsvTable | None = None
-        for block in self._lines(CSV_BLOCK_BYTES):
+        if start:
+            with closing(self._lines(CSV_BLOCK_BYTES)) as blocks:
+                table = _CsvTable(next(blocks)[1].partition(b"\n")[0], self._layout)
+        for place, block in self._lines(CSV_BLOCK_BYTES, start):
             lines = block
             if table is None:
                 header, _, lines = block.partition(b"\n")
@@ -168,11 +216,11 @@ class Recording:
                 self._check(table.layout, table.names)
                 self.columns = table.names
             if lines:
-                yield table.records(lines)
+                yield Block(place, table.records(lines))
 
     # -- Parquet ---------------------------------------------------------------------------------------------------
 
-    def _parquet(self) -> Iterator[Records]:
+    def _parquet(self, start: int) -> Iterator[Block]:
         metadata = pq.read_metadata(self.path)
         self.footer = parts.footer(metadata.metadata)
         schema = metadata.schema.to_arrow_schema()
@@ -183,9 +231,16 @@ class Recording:
         texts = [
             name for field in TEXTS for name in found.get(field, ()) if pa.types.is_string(schema.field(name).type)
         ]
+        group, place = _group_of(metadata, start)
         with pq.ParquetFile(self.path, read_dictionary=texts, pre_buffer=False) as file:
-            for batch in file.iter_batches(BLOCK_ROWS, columns=needed, use_threads=False):
-                yield Records(dict(zip(batch.schema.names, batch.columns, strict=True)), batch.num_rows)
+            groups = range(group, metadata.num_row_groups)
+            for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=needed, use_threads=False):
+                skipped = min(max(0, start - place), batch.num_rows)
+                kept = batch.slice(skipped)
+                if kept.num_rows:
+                    columns = dict(zip(kept.schema.names, kept.columns, strict=True))
+                    yield Block(place + skipped, Records(columns, kept.num_rows))
+                place += batch.num_rows
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -195,25 +250,86 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(4)
 
 
-def _whole_lines(read: Callable[[int], bytes], block_bytes: int) -> Iterator[bytes]:
-    """Blocks that end where a line ends. A line past `LINE_BYTES_MAX` gives way to a short one that is no tick."""
-    rest = b""
+def _fingerprint(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _skip(stream: Any, count: int, *, seekable: bool) -> None:
+    """Pass over the first `count` bytes of a stream."""
+    if seekable:
+        stream.seek(count)
+        return
+    while count > 0 and (chunk := stream.read(min(count, CSV_BLOCK_BYTES))):
+        count -= len(chunk)
+
+
+def _whole_lines(read: Callable[[int], bytes], block_bytes: int, start: int) -> Iterator[tuple[int, bytes]]:
+    """Blocks that end where a line ends, each with its offset; reading begins at `start`.
+
+    A line past `LINE_BYTES_MAX` gives way to a short one that is no tick.
+    """
+    rest, place = b"", start
     skipping = False
     while chunk := read(block_bytes):
         if skipping:
-            _, newline, chunk = chunk.partition(b"\n")
+            passed, newline, chunk = chunk.partition(b"\n")
+            place += len(passed) + len(newline)
             skipping = not newline
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
-            yield rest + head + newline
+            lines = rest + head + newline
+            yield place, lines
+            place += len(lines)
             rest = tail
         else:
             rest += chunk
         if len(rest) > LINE_BYTES_MAX:
+            yield place, b"(a line of over %d bytes)\n" % LINE_BYTES_MAX
+            place += len(rest)
             rest, skipping = b"", True
-            yield b"(a line of over %d bytes)\n" % LINE_BYTES_MAX
     if rest:
-        yield rest + b"\n"
+        yield place, rest + b"\n"
+
+
+def _group_of(metadata: Any, start: int) -> tuple[int, int]:
+    """The row group that holds row `start`, and its first row's number; past the last one where there is none."""
+    place = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if start < place + rows:
+            return group, place
+        place += rows
+    return metadata.num_row_groups, place
+
+
+def _spans(metadata: Any, layout: LayoutOf) -> tuple[Span, ...] | None:
+    schema = metadata.schema.to_arrow_schema()
+    found = layout(tuple(schema.names))
+    columns = {metadata.schema.column(place).name: place for place in range(metadata.num_columns)}
+    names = [name for field in ("ts_recv", "ts_event") for name in found.get(field, ()) if name in columns]
+    spans, place = [], 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        ends = next(filter(None, (_ends(group.column(columns[name]), schema.field(name).type) for name in names)), None)
+        if ends is None:
+            return None
+        spans.append(Span(place, group.num_rows, *ends))
+        place += group.num_rows
+    return tuple(spans)
+
+
+def _ends(column: Any, type: pa.DataType) -> tuple[int, int] | None:
+    """The lowest and highest time of a column of one row group, in microseconds, where it has one in each row."""
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
+        return None
+    if not (pa.types.is_timestamp(type) or pa.types.is_integer(type)):
+        return None
+    times, bad = convert.times(pa.array([statistics.min_raw, statistics.max_raw], pa.int64()).cast(type))
+    if (bad is not None and bad.any()) or NO_TIME in times:
+        return None
+    return int(times[0]), int(times[1])
 
 
 class _CsvTable:

@@ -346,13 +346,13 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "no op": (
         "{}",
         "invalid_request",
-        "op: expected one of auth, subscribe, unsubscribe, resync, ping, which is missing",
+        "op: expected one of auth, subscribe, unsubscribe, resync, ping, play, pause, speed, seek, step, which is missing",
     ),
     "op of a wrong type": ('{"op":["ping"]}', "invalid_request", "op: expected a string, was a list of 1"),
     "unknown op": (
         '{"op":"buy"}',
         "unknown_op",
-        "op: expected one of auth, subscribe, unsubscribe, resync, ping, was 'buy'",
+        "op: expected one of auth, subscribe, unsubscribe, resync, ping, play, pause, speed, seek, step, was 'buy'",
     ),
     "op of a replay": ('{"op":"seek","ts":1}', "not_replay", "op: seek is for /v1/replay, this is a live stream"),
     "unknown member": ('{"op":"ping","at":1}', "unknown_field", "ping: expected no other member, was 'at'"),

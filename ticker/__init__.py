@@ -8,6 +8,8 @@ Data flows one way, and so do imports (upwards in this list, never down):
     service     the clock: feeds into the table, rounds out of the hub
     transport   outlets: shared frames straight to the socket, or through plain ASGI
     hub         all clients: who joins, what is due, who is told what
+    playback    a log played: its ticks and its rounds by a clock of its own
+    checkpoints the whole state at some time, to play on from
     lanes       who is owed what of a round, and the shared bytes they are sent
     paces       rounds: what changed since the last one
     session     one client: commands in, replies and a plan of what it watches out

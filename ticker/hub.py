@@ -2,12 +2,15 @@
 
 Conflation is a query, not a queue. Nothing that a client is owed is ever stored: when a round comes and its socket can
 take it, the lanes ask the table which of its rows have changed since what it was last sent.
+
+Two times are told apart: `now`, by which clients are limited and looked after, and `ts`, the time of the data, which
+messages carry and rounds fall by. Live they are the same, and `ts` is left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +19,9 @@ from ticker.directory import Directory
 from ticker.errors import Close
 from ticker.lanes import Client, Lane, Member, Message, Outlet
 from ticker.paces import Pace
-from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, items_head
-from ticker.quotes import Changes, QuoteTable
-from ticker.session import LaneKey, Outcome, Session
+from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, items_head, snapshot_items
+from ticker.quotes import FIELDS, Changes, QuoteTable
+from ticker.session import Control, LaneKey, Outcome, Session
 from ticker.settings import Settings
 
 #: A seq that no log reaches: what is withheld until the client has been told of the log.
@@ -44,8 +47,8 @@ class Hub:
         self._granted: Counter[int] = Counter()
         self._joined = 0
         self._slots: tuple[dict[Client, None], ...] = tuple({} for _ in range(HEARTBEAT_SLOTS))
-        #: The time, as of the last that was heard of it.
-        self._now = 0
+        #: The time of the data, as of the last that was heard of it.
+        self._ts = 0
         #: Clients that are ahead of the table, or were.
         self._waiting: dict[Client, None] = {}
 
@@ -55,12 +58,35 @@ class Hub:
 
     # -- clients ---------------------------------------------------------------------------------------------------
 
-    def join(self, outlet: Outlet, now: int) -> Client:
-        """Take in a client and send it its `welcome`."""
-        self._now = now
+    @property
+    def intervals(self) -> Collection[int]:
+        """The intervals in milliseconds of all subscriptions, be a symbol served at them yet or not."""
+        return self._granted.keys()
+
+    def join(
+        self,
+        outlet: Outlet,
+        now: int,
+        ts: int | None = None,
+        *,
+        replay: Mapping[str, Any] | None = None,
+        control: Control | None = None,
+    ) -> Client:
+        """Take in a client and send it its `welcome`.
+
+        `replay` is what there is to say of the replay that it is, `control` carries out commands to its clock.
+        """
+        self._ts = now if ts is None else ts
         settings = self.settings
         session = Session(
-            self.table, settings, self._epochs, now, closed=self._closed, pace=self._served, directory=self.directory
+            self.table,
+            settings,
+            self._epochs,
+            now,
+            closed=self._closed,
+            pace=self._served,
+            directory=self.directory,
+            control=control,
         )
         self._joined += 1
         client = Client(session, outlet, self._joined % HEARTBEAT_SLOTS)
@@ -68,9 +94,9 @@ class Hub:
         welcome = {
             "type": "welcome",
             "protocol": PROTOCOL,
-            "mode": "live",
+            "mode": "live" if replay is None else "replay",
             "epoch": self.epoch,
-            "ts": now,
+            "ts": self._ts,
             "heartbeat_ms": settings.heartbeat_ms,
             "interval_ms": settings.interval_ms,
             "delay_ms": 0,
@@ -81,6 +107,7 @@ class Hub:
                 "message_bytes": settings.message_bytes_max,
                 "messages_per_s": settings.messages_per_s_max,
             },
+            **(replay or {}),
         }
         outlet.send(outlet.encoding.whole(encode(welcome)))
         return client
@@ -94,28 +121,29 @@ class Hub:
             for key, member in list(client.members.items()):
                 self._seat(key, member, gone=member.rows)
 
-    def receive(self, client: Client, message: str | bytes | Command, now: int) -> Close | None:
+    def receive(self, client: Client, message: str | bytes | Command, now: int, ts: int | None = None) -> Close | None:
         """Carry out a client's message and answer it; returns how to end the connection, if that is due.
 
         `Client.failure` says afterwards whether the command was refused as a whole, and why.
         """
-        self._now = now
-        outcome = client.session.receive(message, now)
+        self._ts = now if ts is None else ts
+        outcome = client.session.receive(message, now, self._ts)
         client.failure = outcome.failure
         if outcome.subscribed:
             self._grant(client, client.session.intervals)
         self._carry_out(client, outcome, now)
         return outcome.close
 
-    def drained(self, client: Client, now: int) -> None:
+    def drained(self, client: Client, now: int, ts: int | None = None) -> None:
         """The outlet of `client` takes messages again: tell it what it has missed."""
         skipped, client.blocked_since, client.skipped = client.skipped, None, 0
         if not skipped:
             return
-        slow = client.outlet.encoding.whole(encode({"type": "slow", "ts": now, "skipped": skipped}))
+        self._ts = now if ts is None else ts
+        slow = client.outlet.encoding.whole(encode({"type": "slow", "ts": self._ts, "skipped": skipped}))
         behind = {key: member for key, member in client.members.items() if member.behind is not None}
         rows = {key: member.lane.missed(member) for key, member in behind.items()}
-        client.outlet.send(slow, *self._snapshot(client, rows, now))
+        client.outlet.send(slow, *self._snapshot(client, rows))
 
     def snapshot_of(self, client: Client, now: int) -> Message | None:
         """One snapshot of all that `client` watches, for the caller to send; None where none of it has a value.
@@ -128,12 +156,18 @@ class Hub:
         }
         for member in client.members.values():
             member.behind = None
-        return next(iter(self._snapshot(client, rows, now)), None)
+        self._ts = now
+        return next(iter(self._snapshot(client, rows)), None)
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
-    def fold(self, changes: Changes) -> None:
-        """Note what a batch changed. Nothing is sent before the next `flush`, but no change is ever lost to it."""
+    def fold(self, changes: Changes, ts: int | None = None) -> None:
+        """Note what a batch changed. Nothing is sent before the next `flush`, but no change is ever lost to it.
+
+        `ts` is the time of its first tick, where that is the clock.
+        """
+        if ts is not None:
+            self._ts = ts
         arrived = self.directory.admit()
         if arrived:
             self._introduce(arrived)
@@ -148,7 +182,7 @@ class Hub:
         Rounds fall on multiples of their interval; one that comes too late is left out, not made up for. A pace of
         interval 0 is always due.
         """
-        self._now = now
+        self._ts = now
         following = None
         for pace in self.paces.values():
             if pace.due <= now or pace.due > now + pace.interval_us:  # or else the clock was set back
@@ -169,15 +203,15 @@ class Hub:
             if not client.outlet.offer(encoded[encoding]):
                 self._look_after(client, now)
             elif client.anew and slot is not None:
-                self._renew(client, now)
+                self._renew(client)
         wait_us = int(self.settings.catch_up_s_max * 1e6)
         for client in list(self._waiting):
             due = client.deadline <= now or client.deadline > now + wait_us  # or else the clock was set back
             if due or client.slot == slot:
                 if not self._is_ahead(client):
                     self._end_waiting(client)
-                elif due and client.blocked_since is None:
-                    self._renew(client, now)
+                elif due and client.blocked_since is None and not client.skipped:
+                    self._renew(client)
 
     def _look_after(self, client: Client, now: int) -> None:
         client.block(now)
@@ -193,12 +227,40 @@ class Hub:
             client.anew = True
             client.ahead = {row: NEVER if seq[row] < held else held for row, held in client.ahead.items()}
 
+    def restart(self, ts: int) -> None:
+        """The table is as of another time, `ts`, under another epoch: each client is told, and sent all that it watches.
+
+        Symbols without a value are sent too: as such.
+        """
+        self._ts = ts
+        arrived = self.directory.admit()
+        if arrived:
+            self._introduce(arrived)
+        for pace in self.paces.values():
+            pace.restart(ts)
+        for client in self.clients:
+            client.ahead.clear()
+            client.session.awaited.clear()
+            client.session.had.clear()
+            client.skipped, client.blocked_since, client.anew = 0, None, False
+            self._waiting.pop(client, None)
+            rows = {key: member.rows for key, member in client.members.items()}
+            for member in client.members.values():
+                member.behind = None
+            encoding = client.outlet.encoding
+            epoch = encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
+            items = [
+                item for key in rows for item in client.members[key].lane.whole(client.members[key], rows[key], ALL)
+            ]
+            items += _valueless(client.session.pending)
+            client.outlet.send(epoch, *([encoding.join(items_head("snapshot", ts), items)] if items else []))
+
     # -- what a client watches -------------------------------------------------------------------------------------
 
     def _carry_out(self, client: Client, outcome: Outcome, now: int) -> None:
         """Move what the client watches, answer it, then send what it is owed at once, in this order."""
         encoding, session = client.outlet.encoding, client.session
-        self._move(client, outcome.was, now)
+        self._move(client, outcome.was)
         self._await(client, outcome, now)
         for key, held in _by_lane(session, outcome.resumed).items():
             member = client.members[key]
@@ -206,7 +268,7 @@ class Hub:
         # Time does not turn back for a client that is ahead, whatever it asks.
         fresh = [row for row in outcome.fresh if row not in client.ahead or self.table.seq[row] >= client.ahead[row]]
         messages: list[Message] = [encoding.whole(encode(reply)) for reply in outcome.replies]
-        messages += self._snapshot(client, _by_lane(session, fresh), now, outcome.id)
+        messages += self._snapshot(client, _by_lane(session, fresh), outcome.id)
         if messages:
             client.outlet.send(*messages)
 
@@ -214,7 +276,6 @@ class Hub:
         self,
         client: Client,
         rows: Mapping[LaneKey, Sequence[int]],
-        now: int,
         id: int | str | None = None,
         lost: Container[int] = (),
     ) -> list[Message]:
@@ -226,12 +287,12 @@ class Hub:
         for key, held in rows.items():
             member = client.members[key]
             items += member.lane.whole(member, held, lost)
-        head, encoding = items_head("snapshot", now, id), client.outlet.encoding
+        head, encoding = items_head("snapshot", self._ts, id), client.outlet.encoding
         if items:
             return [encoding.join(head, items)]
         return [] if id is None else [encoding.whole(head + b"]}")]
 
-    def _move(self, client: Client, was: Mapping[int, LaneKey | None], now: int) -> None:
+    def _move(self, client: Client, was: Mapping[int, LaneKey | None]) -> None:
         """Seat the client where its session has it now; `was` maps rows to the lane that served each before."""
         gone: dict[LaneKey, list[int]] = {}
         new: dict[LaneKey, list[int]] = {}
@@ -248,14 +309,14 @@ class Hub:
                         last, of_last = key, new.setdefault(key, [])
                     of_last.append(row)
         for key in gone | new:
-            self._seat(key, self._member(client, key, now), gone.get(key, ()), new.get(key, ()))
+            self._seat(key, self._member(client, key), gone.get(key, ()), new.get(key, ()))
 
-    def _member(self, client: Client, key: LaneKey, now: int) -> Member:
+    def _member(self, client: Client, key: LaneKey) -> Member:
         member = client.members.get(key)
         if member is None:
             pace = self.paces.get(key.interval_ms)
             if pace is None:
-                pace = self.paces[key.interval_ms] = Pace(self.table, key.interval_ms, now)
+                pace = self.paces[key.interval_ms] = Pace(self.table, key.interval_ms, self._ts)
             name = key.fields, client.outlet.encoding
             lane = pace.lanes.get(name)
             if lane is None:
@@ -291,7 +352,7 @@ class Hub:
                 held = client.session.awaited.keys() & arrived.keys() if client.anew else ()
                 outcome = client.session.appeared(arrived)
                 outcome.ahead |= {arrived[name]: NEVER for name in held if arrived[name] in client.session.rows}
-                self._carry_out(client, outcome, self._now)
+                self._carry_out(client, outcome, self._ts)
 
     # -- a client that is ahead ------------------------------------------------------------------------------------
 
@@ -332,7 +393,7 @@ class Hub:
             member.strays[row] = None
             member.lane.settle(member)
 
-    def _renew(self, client: Client, now: int) -> None:
+    def _renew(self, client: Client) -> None:
         """The client holds a copy of a log that this is not: begin anew with it."""
         self._waiting.pop(client, None)
         lost = [row for row in client.ahead if not self.table.n[row]] if client.anew else []
@@ -343,7 +404,7 @@ class Hub:
             member.behind = None
         epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
         rows = {key: member.rows for key, member in client.members.items()}
-        client.outlet.send(epoch, *self._snapshot(client, rows, now, lost=lost))
+        client.outlet.send(epoch, *self._snapshot(client, rows, lost=lost))
 
     def _served(self, interval_ms: int) -> int:
         """The interval served to one who asks for `interval_ms`: that one, or the next slower where too many others are.
@@ -364,6 +425,23 @@ class Hub:
             if not self._granted[interval_ms]:
                 del self._granted[interval_ms]
         client.intervals = intervals
+
+
+class _All(Container[int]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+ALL: Final = _All()
+
+
+def _valueless(pending: Mapping[str, LaneKey]) -> list[bytes]:
+    """Snapshot items of symbols that no feed has brought."""
+    items: list[bytes] = []
+    for name, key in pending.items():
+        nothing = np.zeros(1, np.int64)
+        items += snapshot_items([name], nothing, nothing, nothing, np.full((len(FIELDS), 1), np.nan), key.fields)
+    return items
 
 
 def _by_lane(session: Session, rows: Iterable[int]) -> dict[LaneKey, list[int]]:

@@ -84,7 +84,7 @@ class Client:
         self.ahead: dict[int, int] = {}
         #: Whether the log of what it watches is another one, and it is to be told, and sent all of it whole.
         self.anew = False
-        #: When the outlet last stopped taking messages; None while it takes them.
+        #: When the outlet was first found, at a heartbeat, not to take messages; None while it takes them.
         self.blocked_since: int | None = None
         #: Rounds of its lanes skipped since then.
         self.skipped = 0
@@ -256,7 +256,7 @@ class Lane:
         else:
             self._send_sparse(rows, items, head, late)
         for member in late:
-            self.fall_behind(member, round.ts)
+            self.fall_behind(member)
         if odd:
             changed = dict(zip(rows, items, strict=True))
             alike: Alike = {}
@@ -358,7 +358,7 @@ class Lane:
                 alike[like] = owed
         messages, held, strays = owed
         if messages and not member.offer(*messages):
-            self.fall_behind(member, round.ts)
+            self.fall_behind(member)
             return
         # What was sent is as of this round: it is in step with it.
         member.strays = dict.fromkeys(strays)
@@ -381,11 +381,10 @@ class Lane:
             wholes.update(zip(new, self._snapshot(new), strict=True))
         return [wholes[row] for row in rows]
 
-    def fall_behind(self, member: Member, ts: int) -> None:
+    def fall_behind(self, member: Member) -> None:
         """The running round did not reach `member`."""
         member.behind = self.pace.number - 1
         member.client.skipped += 1
-        member.client.block(ts)
         self.settle(member)
 
     # -- between rounds --------------------------------------------------------------------------------------------

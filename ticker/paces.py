@@ -80,6 +80,19 @@ class Pace(Generic[SenderT]):
         """Let the next round fall on the first multiple of the interval after `now`."""
         self.due = now - now % self.interval_us + self.interval_us if self.interval_us else 0
 
+    @property
+    def pending(self) -> bool:
+        """Whether something that is watched may have changed since the last round."""
+        return bool(self._changed)
+
+    def restart(self, now: int) -> None:
+        """The table is another one: whatever is watched is as of now, and nothing of it has changed."""
+        watched = self._watchers.nonzero()[0]
+        rows = self._row[watched]
+        self._keep(watched, rows, self.table.view(rows))
+        self._changed.clear()
+        self.schedule(now)
+
     # -- what is watched -----------------------------------------------------------------------------------------------
 
     def watch(self, rows: Ints) -> None:

@@ -10,10 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, Final
 
 import click
@@ -21,13 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from feeds.blocks import NEVER
 from feeds.clock import Clock
-from feeds.decode import Wanted
+from feeds.decode import any_key
 from feeds.feed import Feed, FeedError
 from feeds.kafka.cluster import Missing, Unavailable
 from feeds.kafka.producer import Producer, ProducerError, Target
 from feeds.pacing import HandOver
-from feeds.replay import Replay, Settings, find_files
+from feeds.replay import Replay, Settings, find_files, matcher
 from feeds.spec import SCHEMES
 from feeds.ticks import NO_TIME, Symbols, Ticks
 
@@ -100,19 +99,18 @@ def open_files(
     `speed` is a multiple of real time, None for unpaced; `start` and `end` (microseconds) and `patterns` (keys or shell
     patterns, with commas between) leave out what lies outside, None nothing. Raises FeedError.
     """
-    taken = Wanted() if patterns is None else Wanted(key=partial(_matches, patterns.split(",")))
-    if start is not None:
-        taken = replace(taken, start_us=start)
-    if end is not None:
-        taken = replace(taken, end_us=end)
-    if taken.start_us >= taken.end_us:
+    settings = Settings(
+        speed,
+        loop,
+        any_key if patterns is None else matcher(patterns),
+        NO_TIME if start is None else start,
+        NEVER if end is None else end,
+        renamed or {},
+    )
+    if settings.start_us >= settings.end_us:
         raise FeedError("end: expected a time later than start")
     paths = dict.fromkeys(path for file in files for path in find_files(file))
-    return Replay(list(paths), Settings(speed, loop, taken, renamed or {}), symbols, name="replay", clock=clock)
-
-
-def _matches(patterns: Sequence[str], key: str) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+    return Replay(list(paths), settings, symbols, name="replay", clock=clock)
 
 
 async def produce(

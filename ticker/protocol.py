@@ -23,6 +23,9 @@ PROTOCOL: Final = "ticker.v1"
 TICKER: Final = "ticker"
 INTERVAL_MS_MAX: Final = 60_000
 INTEGER_MAX: Final = 2**53 - 1
+#: The fastest that a clock is paced; beyond, it is not.
+SPEED_MAX: Final = 1_000_000
+STEP_ROUNDS_MAX: Final = 100_000
 ID_CHARS_MAX: Final = 128  # it is echoed, also to a client that does not read
 
 Id = int | str | None
@@ -72,7 +75,38 @@ class Auth:
     token: str
 
 
-Command = Subscribe | Unsubscribe | Resync | Ping | Auth
+@dataclass(frozen=True, slots=True)
+class Play:
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    id: Id
+    #: A multiple of real time; None for unpaced.
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seek:
+    id: Id
+    ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    id: Id
+    rounds: int = 1
+
+
+#: What moves the clock of a replay.
+Clocking = Play | Pause | Speed | Seek | Step
+Command = Subscribe | Unsubscribe | Resync | Ping | Auth | Clocking
 
 
 def parse(message: str | bytes) -> Command:
@@ -117,8 +151,6 @@ def _command(body: dict[str, Any]) -> Callable[[Id], Command]:
     op = body.pop("op")
     if not isinstance(op, str):
         raise RequestError(Code.INVALID_REQUEST, f"op: expected a string, was {_named(op)}")
-    if op in REPLAY_OPS:
-        raise RequestError(Code.NOT_REPLAY, f"op: {op} is for /v1/replay, this is a live stream")
     if op not in COMMANDS:
         raise RequestError(Code.UNKNOWN_OP, f"op: expected {_listed(COMMANDS)}, was {_shown(op)}")
     command, required, readers = COMMANDS[op]
@@ -188,6 +220,30 @@ def _since(name: str, value: object) -> dict[str, int]:
     return value
 
 
+def _speed(name: str, value: object) -> float | None:
+    if value == "max":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= SPEED_MAX:
+        raise RequestError(
+            Code.INVALID_REQUEST, f"{name}: expected max or a number above 0, up to {SPEED_MAX}, was {_named(value)}"
+        )
+    return float(value)
+
+
+def _ts(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > INTEGER_MAX:
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected microseconds since 1970, was {_named(value)}")
+    return value
+
+
+def _rounds(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= STEP_ROUNDS_MAX:
+        raise RequestError(
+            Code.INVALID_REQUEST, f"{name}: expected a whole number from 1 to {STEP_ROUNDS_MAX}, was {_named(value)}"
+        )
+    return value
+
+
 def _named(value: object) -> str:
     """What a value of JSON is, for an error: short, whatever the client sent."""
     match value:
@@ -217,7 +273,6 @@ def _listed(names: Collection[str]) -> str:
 Reader = Callable[[str, object], Any]
 _NAMES: Final[dict[str, Reader]] = {"channel": _channel, "symbols": _symbols}
 
-REPLAY_OPS: Final = frozenset(("play", "pause", "speed", "seek", "step"))
 #: Each op: its command, the members it must have, and how each of its members is read.
 COMMANDS: Final[dict[str, tuple[type, tuple[str, ...], dict[str, Reader]]]] = {
     "auth": (Auth, ("token",), {"token": _text}),
@@ -229,6 +284,11 @@ COMMANDS: Final[dict[str, tuple[type, tuple[str, ...], dict[str, Reader]]]] = {
     "unsubscribe": (Unsubscribe, ("symbols",), _NAMES),
     "resync": (Resync, ("symbols",), {"symbols": _symbols}),
     "ping": (Ping, (), {}),
+    "play": (Play, (), {}),
+    "pause": (Pause, (), {}),
+    "speed": (Speed, ("value",), {"value": _speed}),
+    "seek": (Seek, ("ts",), {"ts": _ts}),
+    "step": (Step, (), {"rounds": _rounds}),
 }
 
 

@@ -64,6 +64,19 @@ class Changes:
     fell: Mapping[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What a table holds of some rows: `counts` int64[5, rows], `newest` int64[2 * rows], `values` float64[LINES, rows]."""
+
+    counts: Ints
+    newest: Ints
+    values: Floats
+
+    @property
+    def nbytes(self) -> int:
+        return self.counts.nbytes + self.newest.nbytes + self.values.nbytes
+
+
 class QuoteTable:
     """The newest state of every symbol.
 
@@ -147,6 +160,24 @@ class QuoteTable:
         self._state[PRICE_UNIT:, rows] = 1
         nothing = np.full(len(rows), np.nan)
         return Changes(rows, nothing, nothing, np.zeros(len(rows)), fell)
+
+    def save(self, rows: Ints) -> State:
+        """All that is held of `rows`, a copy."""
+        newest = self._newest.reshape(-1, 2)[rows].ravel()
+        return State(np.array([column[rows] for column in self._columns()]), newest, self._state[:, rows])
+
+    def restore(self, rows: Ints, state: State) -> None:
+        """Hold of `rows` what was saved, in this order, and nothing of any other row."""
+        self._reserve()
+        self.forget(np.arange(self.capacity))
+        for column, values in zip(self._columns(), state.counts, strict=True):
+            column[rows] = values
+        self._newest.reshape(-1, 2)[rows] = state.newest.reshape(-1, 2)
+        self._state[:, rows] = state.values
+        np.maximum.at(self.positions, self._part[rows], self.seq[rows])
+
+    def _columns(self) -> tuple[Ints, ...]:
+        return self.seq, self.n, self.ts, self._session, self._session_end
 
     def view(self, rows: Ints) -> Floats:
         """The fields of `rows` as a client sees them: float64[len(FIELDS), len(rows)], in the order of FIELDS.

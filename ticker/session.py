@@ -15,7 +15,24 @@ from typing import Any, Final, NamedTuple
 from feeds.ticks import Symbols, is_key
 from ticker.directory import Directory, matcher
 from ticker.errors import Close, Code, RequestError
-from ticker.protocol import Auth, Command, FieldSet, Id, Ping, Resync, Subscribe, Unsubscribe, error, parse
+from ticker.protocol import (
+    Auth,
+    Clocking,
+    Command,
+    FieldSet,
+    Id,
+    Pause,
+    Ping,
+    Play,
+    Resync,
+    Seek,
+    Speed,
+    Step,
+    Subscribe,
+    Unsubscribe,
+    error,
+    parse,
+)
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings
 
@@ -40,6 +57,8 @@ class Held(NamedTuple):
     epochs: frozenset[str]
 
 
+#: Carries out a command to the clock of a replay. Raises RequestError where it is refused.
+Control = Callable[[Clocking], None]
 #: An ordered set of rows.
 Rows = dict[int, None]
 
@@ -97,7 +116,18 @@ class Session:
     """
 
     __slots__ = (
-        *("_closed", "_directory", "_epochs", "_exact", "_inbound", "_pace", "_patterns", "_pending", "_refusals"),
+        *(
+            "_closed",
+            "_control",
+            "_directory",
+            "_epochs",
+            "_exact",
+            "_inbound",
+            "_pace",
+            "_patterns",
+            "_pending",
+            "_refusals",
+        ),
         *("_settings", "_symbols", "_table", "_told", "_violations", "awaited", "had", "heard", "rows"),
     )
 
@@ -111,9 +141,11 @@ class Session:
         closed: bool = False,
         pace: Callable[[int], int] = int,
         directory: Directory | None = None,
+        control: Control | None = None,
     ) -> None:
         """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known;
-        `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions.
+        `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions;
+        `control` carries out commands to the clock, where there is one of its own.
         """
         self._table = table
         self._symbols: Symbols = table.symbols
@@ -122,6 +154,7 @@ class Session:
         self._closed = closed
         self._pace = pace
         self._directory = directory or Directory(table)
+        self._control = control or _refuse
         #: Whether a message has come yet.
         self.heard = False
         #: Watched rows, and the lane that serves each.
@@ -148,6 +181,11 @@ class Session:
         return bool(self._patterns or self._pending)
 
     @property
+    def pending(self) -> Mapping[str, LaneKey]:
+        """Subscribed names that no feed has brought yet, and the lane that is to serve each."""
+        return {name: self._exact[name] for name in self._pending}
+
+    @property
     def unread(self) -> bool:
         """Whether the client has had more of some part of a log than the table."""
         return any(at > self._read(part) for part, at in self.had.items())
@@ -161,8 +199,11 @@ class Session:
         """The intervals of all subscriptions."""
         return frozenset(key.interval_ms for held in (self._exact, self._patterns) for key in held.values())
 
-    def receive(self, message: str | bytes | Command, now: int) -> Outcome:
-        """Carry out one message of the client, or a command made of it. Never raises for anything a client can send."""
+    def receive(self, message: str | bytes | Command, now: int, ts: int | None = None) -> Outcome:
+        """Carry out one message of the client, or a command made of it. Never raises for anything a client can send.
+
+        `ts` is the time of the data, where that is not `now`.
+        """
         self.heard = True
         outcome = Outcome()
         tag: Id = None
@@ -178,9 +219,11 @@ class Session:
                 case Resync():
                     self._resync(command, outcome)
                 case Ping():
-                    outcome.replies.append({"type": "pong", **_tag(tag), "ts": now})
+                    outcome.replies.append({"type": "pong", **_tag(tag), "ts": now if ts is None else ts})
                 case Auth():  # nothing to check where no token is required
                     outcome.replies.append({"type": "authenticated", **_tag(tag)})
+                case Play() | Pause() | Speed() | Seek() | Step():
+                    self._control(command)
         except RequestError as failure:  # before anything was done
             failure.id = tag if failure.id is None else failure.id
             close = self._ending(failure.code, now)
@@ -491,6 +534,11 @@ class Session:
     def _epoch(self, row: int) -> str:
         """The epoch of the feed that brings `row`."""
         return self._epochs[self._symbols.parts[self._symbols.owner[row]].feed]
+
+
+def _refuse(command: Clocking) -> None:
+    op = type(command).__name__.lower()
+    raise RequestError(Code.NOT_REPLAY, f"op: {op} is for /v1/replay, this is a live stream")
 
 
 def _tag(id: Id) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feeds.merge import Run, Timed, merge, timed
+from feeds.merge import Run, Timed, merge
+from feeds.ordering import AsWritten
 from feeds.ticks import NO_TIME, Ints, Ticks
 from tests.feeds.test_ticks import ticks
 
@@ -17,7 +18,8 @@ def run(number: int, times: list[int], block: int, opened: list[int] | None = No
     def read() -> Iterator[Timed]:
         if opened is not None:
             opened.append(number)
-        return timed(blocks())
+        order = AsWritten()
+        return (order.take(rows, time) for rows, time in blocks())
 
     def blocks() -> Iterator[tuple[Ticks, Ints]]:
         for start in range(0, len(times), block):
