@@ -77,13 +77,23 @@ class Log:
             return NO_TIME if footer.since is None else footer.since
         return NO_TIME if self._firsts[first] == NEVER else self._firsts[first]
 
+    @property
+    def first(self) -> int:
+        """The time of the first readable row, as the files are written; `NEVER` where there is none."""
+        return min(self._firsts)
+
+    @property
+    def last(self) -> int | None:
+        """The newest time in the log; None where the files do not tell without being read."""
+        spans = [recording.spans() for recording in self._recordings]
+        known = [span.high_us for some in spans if some for span in some]
+        return max(known) if known and None not in spans else None
+
     def start(self, time: int) -> Cursor:
         """A cursor at `time` that is found without reading rows: by what the files say of their own contents."""
         return Cursor(time, tuple(_skip(run, time) for run in self._runs))
 
-    def blocks(
-        self, cursor: Cursor | None = None, tally: Tally | None = None, *, end: int = NEVER
-    ) -> Generator[Block]:
+    def blocks(self, cursor: Cursor | None = None, tally: Tally | None = None, *, end: int = NEVER) -> Generator[Block]:
         """All rows from the cursor on, or from the log's start; reading ends once it is past the time `end`.
 
         Raises FeedError where a file cannot be read, or is another one than it was when the log was made.

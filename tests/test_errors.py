@@ -4,7 +4,16 @@ from ticker.errors import Close, Code
 def test_the_error_codes_are_those_of_the_protocol() -> None:
     assert [str(code) for code in Code] == [
         *("invalid_request", "unknown_op", "unknown_channel", "unknown_field", "invalid_symbol", "unknown_symbol"),
-        *("not_entitled", "limit_symbols", "limit_lanes", "rate_limited", "auth_required", "auth_failed", "not_replay"),
+        *(
+            "not_entitled",
+            "limit_symbols",
+            "limit_lanes",
+            "rate_limited",
+            "auth_required",
+            "auth_failed",
+            "not_replay",
+            "source_failed",
+        ),
     ]
 
 

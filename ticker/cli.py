@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -36,6 +37,7 @@ from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from ticker.errors import RequestError
 from ticker.protocol import field_set
+from ticker.replays import Replays
 from ticker.server import create_app
 from ticker.service import Service
 from ticker.settings import Settings, flag, session_start_us, variable
@@ -52,6 +54,7 @@ CUT_OFF_S: Final = 0.5
 SIGNAL_S_MIN: Final = 0.3
 GC_THRESHOLD: Final = 10_000, 10, 10
 TIME: Final = "a time in ISO 8601 or since 1970"
+SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
@@ -125,19 +128,28 @@ def _settings(values: Mapping[str, Any]) -> tuple[Settings, Setup]:
     help=f"Where ticks come from: kafka://HOST:PORT/TOPIC, replay:PATH or sim:; may be given several times.  [default: {SIMULATED}]",
 )
 @click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    envvar="TICKER_SOURCE",
+    metavar="NAME=PATH",
+    help="Recordings that clients may replay by this name: a file, a glob or a folder; may be given several times.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 @_with_settings()
-def serve(specs: Sequence[str], log_level: str, **values: Any) -> int:
+def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values: Any) -> int:
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
     _log_to_stderr(log_level)
     symbols, clock = Symbols(), WallClock()
     feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
+    replays = _open_sources(sources, settings, clock)
     listener = _listen(settings)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
-    return _run(service, listener)
+    return _run(service, replays, listener)
 
 
 @cli.command()
@@ -376,6 +388,22 @@ def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka:
     return feeds
 
 
+def _open_sources(texts: Sequence[str], settings: Settings, clock: WallClock) -> Replays | None:
+    """What clients may replay, by name; None where there is nothing. Raises UsageError."""
+    paths: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not SOURCE_NAME.fullmatch(name):
+            raise click.UsageError(f"--source: expected NAME=PATH, the name of letters, digits and ._-, was {text!r}")
+        if name in paths:
+            raise click.UsageError(f"--source: expected each name once, was {name!r} twice")
+        paths[name] = path
+    try:
+        return Replays(settings, paths, clock) if paths else None
+    except FeedError as error:
+        raise click.UsageError(f"--source: {error}") from None
+
+
 def _invite(listener: socket.socket, symbols: Symbols) -> None:
     """Say where the service is, and a line to paste that shows prices."""
     host, port = listener.getsockname()[:2]
@@ -392,11 +420,11 @@ def _program() -> str:
     return "ticker" if shutil.which("ticker") == program else program
 
 
-def _run(service: Service, listener: socket.socket) -> int:
+def _run(service: Service, replays: Replays | None, listener: socket.socket) -> int:
     """Serve until told to stop; 0 then."""
     settings = service.settings
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, replays),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
         ws_max_size=settings.message_bytes_max,

@@ -21,6 +21,7 @@ class Code(StrEnum):
     AUTH_REQUIRED = "auth_required"
     AUTH_FAILED = "auth_failed"
     NOT_REPLAY = "not_replay"
+    SOURCE_FAILED = "source_failed"
 
     @property
     def is_violation(self) -> bool:

@@ -17,34 +17,43 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ticker.errors import Close, RequestError
+from feeds.feed import FeedError
+from ticker.errors import Close, Code, RequestError
 from ticker.http import busy, events, json, refused, service_of, snapshot, symbols
-from ticker.protocol import PROTOCOL
+from ticker.protocol import PROTOCOL, encode, error
+from ticker.replay_app import replays_of, request_of, sources
+from ticker.replays import Replays, public
 from ticker.service import Service
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
 
 log: Final = logging.getLogger(__name__)
 
 
-def create_app(service: Service) -> Starlette:
-    """The application that serves `service`, and keeps it running for as long as it is up itself."""
+def create_app(service: Service, replays: Replays | None = None) -> Starlette:
+    """The application that serves `service` and `replays`, and keeps both running for as long as it is up itself."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(service.run(), name="service")
         running.add_done_callback(partial(_end_with, service))
+        beating = asyncio.create_task(replays.run(), name="replays") if replays else None
         yield
         service.stop()
         running.cancel()
+        if replays and beating:
+            beating.cancel()
+            await replays.stop()
         await asyncio.wait((running,), timeout=service.settings.shutdown_s_max)
 
     app = Starlette(
         routes=[
             WebSocketRoute("/v1/stream", stream),
+            WebSocketRoute("/v1/replay", replay),
             WebSocketRoute("/{path:path}", nowhere),
             Route("/v1/snapshot", snapshot),
             Route("/v1/sse", events),
             Route("/v1/symbols", symbols),
+            Route("/v1/sources", sources),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/", page),
@@ -53,6 +62,7 @@ def create_app(service: Service) -> Starlette:
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.replays = replays
     return app
 
 
@@ -73,22 +83,74 @@ async def stream(websocket: WebSocket) -> None:
     if service.full:
         await websocket.send_denial_response(busy())
         return
+    async with _outlet(websocket, service) as outlet:
+        await _converse(websocket, service, outlet)
+
+
+async def replay(websocket: WebSocket) -> None:
+    """`/v1/replay`: the protocol over one WebSocket, with a clock of its own."""
+    service, replays = service_of(websocket), replays_of(websocket)
+    if replays is None:
+        await websocket.send_denial_response(PlainTextResponse("not found: no source is declared to replay\n", 404))
+        return
+    query = websocket.query_params
+    if service.full or (replays.full and "session" not in query):
+        await websocket.send_denial_response(busy())
+        return
+    async with _outlet(websocket, service) as outlet:
+        try:
+            await _replay(websocket, replays, outlet)
+        except RequestError as failure:
+            _refuse(outlet, failure, Close.VIOLATION)
+        except FeedError as failure:
+            _refuse(outlet, RequestError(Code.SOURCE_FAILED, f"source: {public(failure)}"), Close.TRY_LATER)
+
+
+async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet | BufferedOutlet) -> None:
+    """Let a replay answer each message of a client, until either side ends it. Raises RequestError, FeedError."""
+    playing = await replays.enter(websocket.query_params.get("session"), partial(request_of, websocket.query_params))
+    client = await playing.join(outlet)
+    outlet.on_drained = lambda: playing.drained(client)
+    try:
+        while True:
+            message = await _receive(websocket, None if client.session.heard else playing.settings.first_message_s_max)
+            close = Close.TOO_SLOW if message is None else await playing.receive(client, message)
+            if close is not None:
+                outlet.close(close)
+                return
+            await outlet.writable()
+    except WebSocketDisconnect:
+        return
+    finally:
+        playing.leave(client)
+        outlet.on_drained = lambda: None
+        replays.left(playing)
+
+
+def _refuse(outlet: SocketOutlet | BufferedOutlet, failure: RequestError, close: Close) -> None:
+    outlet.send(outlet.encoding.whole(encode(error(failure, fatal=True))))
+    outlet.close(close)
+
+
+@asynccontextmanager
+async def _outlet(websocket: WebSocket, service: Service) -> AsyncIterator[SocketOutlet | BufferedOutlet]:
+    """Accept a WebSocket, and have its outlet: the direct one, or one whose messages are sent on meanwhile."""
     await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
     direct: SocketOutlet | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     if direct is not None:
-        await _converse(websocket, service, direct)
+        yield direct
         return
     buffered = BufferedOutlet(service.settings.send_buffer_bytes_max)
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(_send_on(websocket, buffered))
-        await _converse(websocket, service, buffered)
+        yield buffered
         if buffered.closing is None:  # the peer has gone: nobody is left to send to
             sending.cancel()
 
 
 async def nowhere(websocket: WebSocket) -> None:
     """Any other WebSocket: there is none."""
-    await websocket.send_denial_response(PlainTextResponse("not found: expected /v1/stream\n", 404))
+    await websocket.send_denial_response(PlainTextResponse("not found: expected /v1/stream or /v1/replay\n", 404))
 
 
 async def _converse(websocket: WebSocket, service: Service, outlet: SocketOutlet | BufferedOutlet) -> None:
