@@ -29,9 +29,9 @@ from feeds.ticks import NO_TIME, Ints, Symbols, Ticks
 log = logging.getLogger(__name__)
 
 #: Rows of a block, at most.
-BLOCK_ROWS: Final = 16_384
+BLOCK_ROWS: Final = 8_192
 #: Every so many rows there is a place from which reading can go on later.
-CURSOR_ROWS: Final = 16 * BLOCK_ROWS
+CURSOR_ROWS: Final = 32 * BLOCK_ROWS
 #: Unreadable rows of each file that are logged one by one; the others are only counted.
 SAMPLES_MAX: Final = 5
 
@@ -251,9 +251,7 @@ class _Reading:
                 time = (
                     np.where(row == UNREADABLE, NO_TIME, decoded.ticks.ts_log) if len(broken) else decoded.ticks.ts_log
                 )
-                ready = self._order.take(decoded.ticks, time)
-                if len(ready):
-                    yield ready
+                yield from self._order.take(decoded.ticks, time)
         if unreadable > SAMPLES_MAX and not self._quiet:
             log.warning("%s: %d of %d rows could not be read", recording.path, unreadable, self._rows)
 

@@ -17,7 +17,7 @@ from feeds.ticks import NO_TIME, Ints, Ticks
 
 #: How far a row may lie behind the newest time before it, in microseconds, and how many rows it may move back past.
 WINDOW_US: Final = 1_000_000
-WINDOW_ROWS: Final = 65_536
+WINDOW_ROWS: Final = 16_384
 
 
 class Ordering:
@@ -41,7 +41,7 @@ class Ordering:
         self._recent: Ints = np.zeros(0, np.int64)
         self._held: Timed | None = None
 
-    def take(self, ticks: Ticks, time: Ints) -> Timed:
+    def take(self, ticks: Ticks, time: Ints) -> list[Timed]:
         """Add rows; returns those that none still to come can precede. `time` is `NO_TIME` for a row without one."""
         newest = np.maximum(np.maximum.accumulate(time), self.newest)
         self.newest = int(newest[-1])
@@ -51,10 +51,7 @@ class Ordering:
         if self._unknown:
             place[: self._unknown] = NO_TIME
             self._unknown = max(0, self._unknown - len(place))
-        rows = self._sorted(Timed(ticks, place))
-        ready = int(np.searchsorted(rows.time, self._next_edge(), side="right"))
-        self._held = rows[ready:] if ready < len(rows) else None
-        return rows[:ready]
+        return self._ready(_sorted(Timed(ticks, place)), self._next_edge())
 
     def rest(self) -> Timed | None:
         """What is held back still, at the end of the recording."""
@@ -76,13 +73,27 @@ class Ordering:
         edge = max(self.newest, NO_TIME + WINDOW_US) - WINDOW_US
         return max(edge, int(self._recent[0])) if len(self._recent) == WINDOW_ROWS else edge
 
-    def _sorted(self, rows: Timed) -> Timed:
-        if self._held is not None:
-            time = np.concatenate((self._held.time, rows.time))
-            rows = Timed(Ticks.concat([self._held.ticks, rows.ticks]), time)
-        if np.count_nonzero(rows.time[1:] < rows.time[:-1]):
-            return rows[np.argsort(rows.time, kind="stable")]
-        return rows
+    def _ready(self, rows: Timed, edge: int) -> list[Timed]:
+        """Of what is held and `rows`, what stands at `edge` or before it; the rest is held."""
+        held, self._held = self._held, None
+        ready = []
+        if held is not None and held.time[-1] <= edge and held.time[-1] <= rows.time[0]:  # nearly always: nothing to copy
+            ready.append(held)
+        elif held is not None:
+            time = np.concatenate((held.time, rows.time))
+            rows = _sorted(Timed(Ticks.concat([held.ticks, rows.ticks]), time))
+        count = int(np.searchsorted(rows.time, edge, side="right"))
+        if count:
+            ready.append(rows[:count])
+        if count < len(rows):
+            self._held = rows[count:]
+        return ready
+
+
+def _sorted(rows: Timed) -> Timed:
+    if np.count_nonzero(rows.time[1:] < rows.time[:-1]):
+        return rows[np.argsort(rows.time, kind="stable")]
+    return rows
 
 
 class AsWritten:
@@ -93,10 +104,10 @@ class AsWritten:
     def __init__(self, newest: int = NO_TIME) -> None:
         self.newest = newest
 
-    def take(self, ticks: Ticks, time: Ints) -> Timed:
+    def take(self, ticks: Ticks, time: Ints) -> list[Timed]:
         running = np.maximum(np.maximum.accumulate(time), self.newest)
         self.newest = int(running[-1])
-        return Timed(ticks, running)
+        return [Timed(ticks, running)]
 
     def rest(self) -> Timed | None:
         return None

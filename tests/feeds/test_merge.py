@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from hypothesis import example, given
@@ -19,7 +20,7 @@ def run(number: int, times: list[int], block: int, opened: list[int] | None = No
         if opened is not None:
             opened.append(number)
         order = AsWritten()
-        return (order.take(rows, time) for rows, time in blocks())
+        return chain.from_iterable(order.take(rows, time) for rows, time in blocks())
 
     def blocks() -> Iterator[tuple[Ticks, Ints]]:
         for start in range(0, len(times), block):

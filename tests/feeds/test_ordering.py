@@ -30,7 +30,7 @@ def sorted_rows(order: Ordering | AsWritten, times: list[int], block: int, start
     out: list[Timed] = []
     for at in range(start, len(times), block):
         n = len(times[at : at + block])
-        out.append(order.take(ticks(n, seq=np.arange(at, at + n)), np.array(times[at : at + n])))
+        out += order.take(ticks(n, seq=np.arange(at, at + n)), np.array(times[at : at + n]))
     rest = order.rest()
     out += [] if rest is None else [rest]
     return [pair for rows in out for pair in zip(rows.time.tolist(), rows.ticks.seq.tolist(), strict=True)]
@@ -64,7 +64,7 @@ def test_few_rows_are_ever_held_back(times: list[int], block: int) -> None:
     order, out = Ordering(), 0
     for at in range(0, len(times), block):
         n = len(times[at : at + block])
-        out += len(order.take(ticks(n), np.array(times[at : at + n])))
+        out += sum(map(len, order.take(ticks(n), np.array(times[at : at + n]))))
         assert at + n - out < ROWS
 
 
