@@ -77,7 +77,9 @@ class Ordering:
         """Of what is held and `rows`, what stands at `edge` or before it; the rest is held."""
         held, self._held = self._held, None
         ready = []
-        if held is not None and held.time[-1] <= edge and held.time[-1] <= rows.time[0]:  # nearly always: nothing to copy
+        if (
+            held is not None and held.time[-1] <= edge and held.time[-1] <= rows.time[0]
+        ):  # nearly always: nothing to copy
             ready.append(held)
         elif held is not None:
             time = np.concatenate((held.time, rows.time))

@@ -69,7 +69,20 @@ class Ticks:
 
     def __getitem__(self, index: slice | NDArray[np.bool_] | Ints) -> Ticks:
         """The ticks at `index` (a slice, a mask or positions), as a batch of their own."""
-        return replace(self, **{name: getattr(self, name)[index] for name in COLUMNS})
+        return Ticks(  # each by name: it is done for every round of a replay
+            self.row[index],
+            self.seq[index],
+            self.kind[index],
+            self.ts_event[index],
+            self.ts_recv[index],
+            self.bid[index],
+            self.bid_size[index],
+            self.ask[index],
+            self.ask_size[index],
+            self.price[index],
+            self.size[index],
+            self.since,
+        )
 
     @property
     def ts(self) -> Ints:

@@ -261,7 +261,7 @@ async def test_a_session_without_clients_ends(server: Server) -> None:
 
 # -- bad input -----------------------------------------------------------------------------------------------------
 
-BAD_QUERY = {
+BAD_QUERY: dict[str, tuple[dict[str, Any], str]] = {
     "unknown source": ({"source": "nope"}, "source: expected one of day, was 'nope'"),
     "a path": ({"source": "../day.csv"}, "source: expected one of day, was '../day.csv'"),
     "from after to": ({"from": T0 + 2, "to": T0 + 1}, f"to: expected a time later than from ({T0 + 2}), was {T0 + 1}"),
@@ -291,7 +291,7 @@ async def test_a_bad_query_is_answered_with_an_error_and_closed(server: Server, 
         assert closed.value.rcvd.code == 4400
 
 
-BAD_CONTROL = {
+BAD_CONTROL: dict[str, tuple[dict[str, Any], str]] = {
     "speed 0": ({"op": "speed", "value": 0}, "value: expected max or a number above 0"),
     "negative speed": ({"op": "speed", "value": -2}, "value: expected max or a number above 0"),
     "no number": ({"op": "speed", "value": "fast"}, "value: expected max or a number above 0"),
@@ -328,7 +328,7 @@ async def test_a_live_stream_has_no_clock(server: Server) -> None:
 @pytest.mark.parametrize("how", ["changed", "gone"])
 async def test_a_file_that_changes_or_vanishes_under_a_session_is_told(tmp_path: Path, how: str) -> None:
     path = day(tmp_path / "day.csv", 100_000)
-    with serving(SIM, flags=["--source", f"day={path}"]) as server, pytest.raises(ConnectionClosed) as closed:
+    with serving(SIM, flags=["--source", f"day={path}"]) as server:
         async with replaying(server, speed="max") as replay:
             await replay.say("subscribe", symbols=["*"], interval_ms=1000)
             if how == "gone":
@@ -340,9 +340,10 @@ async def test_a_file_that_changes_or_vanishes_under_a_session_is_told(tmp_path:
             cause = "No such file or directory" if how == "gone" else "changed while it was read"
             assert (failure["code"], failure["message"]) == ("source_failed", f"source: day.csv: {cause}")
             assert failure["fatal"] is True
-            await replay.socket.recv()
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 1013
+            with pytest.raises(ConnectionClosed) as closed:
+                await replay.socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1013
 
 
 async def test_one_replay_too_many_is_told_to_come_later(tmp_path: Path) -> None:

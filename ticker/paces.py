@@ -95,8 +95,11 @@ class Pace(Generic[SenderT]):
 
     # -- what is watched -----------------------------------------------------------------------------------------------
 
-    def watch(self, rows: Ints) -> None:
-        """One more member watches each of `rows`, which are distinct."""
+    def watch(self, rows: Ints, *, unseen: bool = False) -> None:
+        """One more member watches each of `rows`, which are distinct; those that nobody did are as of now.
+
+        With `unseen` they are as before their first tick, even if the table has it: the next round tells all of it.
+        """
         self._reach()
         new = rows[self._slot[rows] == NO_SLOT]
         if len(new):  # from nobody to somebody: its last round is now
@@ -104,6 +107,9 @@ class Pace(Generic[SenderT]):
             self._slot[new] = slots
             self._row[slots] = new
             self._keep(slots, new, self.table.view(new))
+            if unseen:
+                self._view[:, slots] = np.nan
+                self._seq[slots] = self._n[slots] = 0
         self._watchers[self._slot[rows]] += 1
 
     def unwatch(self, rows: Ints) -> None:
@@ -178,12 +184,15 @@ class Pace(Generic[SenderT]):
         """Flush: send every lane what changed since the last round. Costs nothing where nothing did."""
         if not self._changed:
             return
-        slots = np.unique(np.concatenate(self._changed))
+        slots = np.concatenate(self._changed) if len(self._changed) > 1 else self._changed[0]
         self._changed.clear()
         slots = slots[self._dirty[slots]]  # others are watched no more, or anew
         if not len(slots):
             return
         slots = slots[np.argsort(self._row[slots])]
+        twice = slots[1:] == slots[:-1]  # watched no more for a while, and anew
+        if np.count_nonzero(twice):
+            slots = slots[np.append(True, ~twice)]
         rows = self._row[slots]
         self.number += 1
         self._moved[slots] = self.number

@@ -54,6 +54,13 @@ class _Piece:
     until: int
     #: Where reading can go on for all from `until` on.
     cursor: Cursor | None = None
+    #: So many of the ticks have been folded in.
+    done: int = 0
+
+    @property
+    def first(self) -> int:
+        """The time of the next tick to be folded in; `NEVER` where there is none."""
+        return int(self.time[self.done]) if self.done < len(self.time) else NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,7 @@ class Playback:
         return self.position - self.position % interval + rounds * interval
 
     def _event(self) -> _Event | None:
-        first = next((int(piece.time[0]) for piece in self._pieces if len(piece.time)), None)
+        first = next((first for piece in self._pieces if (first := piece.first) != NEVER), None)
         due, each = NEVER, False
         paces = self._rounds.paces
         for interval_ms in self._rounds.intervals:
@@ -196,7 +203,7 @@ class Playback:
         elif due < NEVER and due <= self._horizon:
             return _Event(due, due, due)
         piece = self._pieces[0] if self._pieces else None
-        if piece is not None and piece.until <= self._horizon and not (each and len(piece.time)):
+        if piece is not None and piece.until <= self._horizon and not (each and piece.first != NEVER):
             return _Event(max(piece.until, self.position), piece.until)
         return None
 
@@ -210,21 +217,19 @@ class Playback:
         """Fold in all ticks before `until`, piece by piece."""
         while self._pieces:
             piece = self._pieces[0]
-            if piece.until <= until:
-                self._pieces.popleft()
-                self._fold(piece.ticks, piece.time)
-                if piece.cursor is not None and self._keep is not None:
-                    self._keep(self._checkpoint(piece.cursor))
-                continue
-            count = int(np.searchsorted(piece.time, until))
-            if count:
-                self._fold(piece.ticks[:count], piece.time[:count])
-                piece.ticks, piece.time = piece.ticks[count:], piece.time[count:]
-            return
+            whole = piece.until <= until
+            stop = len(piece.time) if whole else int(np.searchsorted(piece.time, until))
+            if stop > piece.done:
+                self._fold(piece.ticks[piece.done : stop], int(piece.time[piece.done]))
+                piece.done = stop
+            if not whole:
+                return
+            self._pieces.popleft()
+            if piece.cursor is not None and self._keep is not None:
+                self._keep(self._checkpoint(piece.cursor))
 
-    def _fold(self, ticks: Ticks, time: Ints) -> None:
-        if not len(ticks):
-            return
+    def _fold(self, ticks: Ticks, first: int) -> None:
+        """Fold ticks in, the first of which has the time `first`."""
         assert self._claims is not None
         row = self._claims.rows(ticks.row)
         ticks = replace(ticks, row=row)
@@ -234,7 +239,6 @@ class Playback:
         changes = self.table.apply(ticks)
         if self._deaf:
             return
-        first = int(time[0])
         for pace in self._rounds.paces.values():
             if not pace.pending and pace.due <= first:  # rounds in which nothing changed
                 pace.schedule(first)
