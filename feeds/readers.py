@@ -26,7 +26,7 @@ from feeds.jsonlines import without_blank_lines
 from feeds.ticks import NO_TIME
 
 #: Rows of a block of Parquet. CSV and JSON blocks are bytes: JSON's are small, since decoding one lets no other thread run.
-BLOCK_ROWS: Final = 8_192
+BLOCK_ROWS: Final = 16_384
 CSV_BLOCK_BYTES: Final = 1 << 20
 JSON_BLOCK_BYTES: Final = 1 << 19
 LINE_BYTES_MAX: Final = 1 << 20

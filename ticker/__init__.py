@@ -2,7 +2,7 @@
 
 Data flows one way, and so do imports (upwards in this list, never down):
 
-    cli         the only composition root: `ticker serve`, `tail`, `record`, `produce`
+    cli         the only composition root: `ticker serve`, `tail`, `replay`, `record`, `produce`
     server      Starlette: /v1/stream, health, the page
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols
@@ -33,6 +33,8 @@ Commands of their own:
 
     record      a feed into Parquet files
     produce     a recording into a Kafka topic
+    play        a recording to a terminal, a pipe or a file: `ticker replay`
+    run         the same in a program: `ticker.replay`
 
 Beside it, `feeds` yields `Ticks`. Read quotes, session, hub, then the property test of conflation.
 """
@@ -43,14 +45,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ticker.client import connect
+    from ticker.run import replay
 
-__all__ = ["connect"]
+__all__ = ["connect", "replay"]
 
 
 def __getattr__(name: str) -> object:
-    """`ticker.connect`, loaded when it is asked for: a server has no use for the client's libraries."""
+    """`ticker.connect` and `ticker.replay`, loaded when asked for: a server has no use for the client's libraries."""
     if name == "connect":
         from ticker.client import connect  # noqa: PLC0415
 
         return connect
+    if name == "replay":
+        from ticker.run import replay  # noqa: PLC0415
+
+        return replay
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -228,6 +228,10 @@ def _speed(text: str) -> float | None:
     return speed
 
 
+def _speed_or_max(text: str) -> float | str:
+    return _speed(text) or "max"
+
+
 @cli.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
@@ -332,6 +336,55 @@ def _destination(text: str) -> Address:
     if spec.scheme != "kafka":
         raise spec.error("expected a topic to write to, as in kafka://HOST:PORT/TOPIC")
     return destination(spec)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--speed",
+    callback=_parsed(_speed_or_max, "a number above 0, or max"),
+    help="Multiple of real time, or max; 1 in a terminal and else max where not given.",
+)
+@click.option("--from", "start", help=f"Leave out what is older: {TIME}.")
+@click.option("--to", "end", help="Leave out this time and later.")
+@click.option("--symbols", metavar="KEYS", help="Keys or shell patterns, with commas between.")
+@click.option(
+    "--interval", default="1s", show_default=True, help="Time between rounds: 250ms, 1s, 1m; 0ms for each time."
+)
+@click.option("--fields", help="Fields to show, with commas between; all where not given.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a Parquet file.")
+def replay(
+    files: Sequence[str],
+    speed: float | str | None,
+    start: str | None,
+    end: str | None,
+    symbols: str | None,
+    interval: str,
+    fields: str | None,
+    out: Path | None,
+) -> int:
+    """Play recordings: to the terminal, as NDJSON into a pipe, or into a file.
+
+    FILE is a file, a glob or a folder; several are one log, merged by time.
+    """
+    from ticker.play import play  # noqa: PLC0415 - a server has no use for a terminal's libraries
+    from ticker.run import replay as open_run  # noqa: PLC0415
+
+    if speed is None:
+        speed = 1.0 if out is None and sys.stdout.isatty() else "max"
+    try:
+        run = open_run(
+            files,
+            speed=speed,
+            interval=interval,
+            start=start,
+            end=end,
+            symbols=symbols,
+            fields=fields.split(",") if fields else None,
+        )
+    except (ValueError, FeedError) as error:
+        raise click.UsageError(str(error)) from None
+    return play(run, out, sys.stdout)
 
 
 # -- serving -------------------------------------------------------------------------------------------------------

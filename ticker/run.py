@@ -192,11 +192,13 @@ class Run:
         fields: FieldSet,
         session_start: str,
     ) -> None:
-        """As `replay`, with times in microseconds. Raises ValueError where `end` is not later than `start`."""
+        """As `replay`, with times in microseconds. Raises ValueError for times that are not in the recording."""
         self.fields = tuple(FIELDS[field] for field in fields)
         self.start = source.first if start is None else start
         if end is not None and end <= self.start:
             raise ValueError(f"end: expected a time later than start ({self.start}), was {end}")
+        if source.last is not None and self.start > source.last:
+            raise ValueError(f"start: expected a time up to the recording's last, {source.last}, was {self.start}")
         #: The last time that there is, where it is known without reading.
         self.end = source.last if end is None else end
         self._log = source
