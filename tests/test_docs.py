@@ -14,12 +14,14 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.servers import Server, environment, serving
+from tests.test_replays import day
 from ticker.errors import Close, Code
 from ticker.protocol import COMMANDS, Subscribe, parse
 from ticker.quotes import FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+REPLAY = (ROOT / "docs" / "replay.md").read_text()
 CLIENT = (ROOT / "docs" / "client.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
@@ -39,11 +41,13 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("program", blocks(README + CLIENT, "python"))
-def test_a_program_shown_runs(program: str, server: Server) -> None:
+@pytest.mark.parametrize("program", blocks(README + CLIENT + REPLAY, "python"))
+def test_a_program_shown_runs(program: str, server: Server, tmp_path: Path) -> None:
+    day(tmp_path / "day.csv", 1000)
     here = program.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
+    command = [sys.executable, "-c", here]
     result = subprocess.run(
-        [sys.executable, "-c", here], capture_output=True, text=True, timeout=30, env=environment(), check=False
+        command, capture_output=True, text=True, timeout=30, env=environment(), check=False, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout

@@ -74,9 +74,7 @@ class Settings:
     ping_timeout_s: float = _setting(20.0, "time for a pong before a peer is dead", least=0.05, most=3600)
     page_symbols_max: int = _setting(1000, "symbols on one page of /v1/symbols", least=1, most=100_000)
     long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05, most=3600)
-    replay_sessions_max: int = _setting(
-        32, "replays at once; one more is told to try later (1013)", least=0, most=10_000
-    )
+    replay_sessions_max: int = _setting(32, "replays at once; one more is answered 503", least=0, most=10_000)
     replay_checkpoint_bytes_max: int = _setting(
         32 << 20, "memory for the checkpoints that replays of the same data share", least=0, most=1 << 34
     )
