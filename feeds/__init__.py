@@ -7,6 +7,7 @@ What all feeds share, pure:
     decode      records to ticks, and why some cannot be read
     objects     decoded objects to records
     jsonlines   lines of JSON to records
+    capture     raw captures of Binance's streams to records
     values      the values of a log to records: JSON, MessagePack
     encode      ticks to the values of a log
     ordering    the rows of one recording put in order of time
@@ -20,7 +21,8 @@ What touches the world:
     pacing      letting ticks out when they are due; blocking work in a thread
     options     a spec taken apart
     formats     opening a format of values by its name, also one that a package brings
-    readers     CSV, NDJSON and Parquet files to blocks of records
+    dbn         Databento's binary encoding to records
+    readers     files of all formats to blocks of records
     log         recorded files as one log, read from any time in it
     replay      recorded files as a feed
     simulated   a made-up market as a feed

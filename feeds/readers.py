@@ -1,4 +1,4 @@
-"""Files of ticks to blocks of records: CSV, NDJSON and Parquet, the first two also as gzip or zstd.
+"""Files of ticks to blocks of records: Parquet; and CSV, NDJSON, raw captures and DBN, these also as gzip or zstd.
 
 `Recording(path, layout)` looks at a file and says at once, as a `FeedError`, what makes it no recording of ticks.
 Iterating it reads the file from its start, a block at a time, and never holds more than a block or two of it;
@@ -8,7 +8,7 @@ Iterating it reads the file from its start, a block at a time, and never holds m
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from feeds import convert, jsonlines, parts
+from feeds import capture, convert, jsonlines, parts
 from feeds.decode import Records
 from feeds.feed import FeedError
 from feeds.fields import TEXTS, Layout, LayoutOf, lacking
@@ -36,8 +36,12 @@ _FORMATS: Final = {
     **dict.fromkeys((".csv",), "csv"),
     **dict.fromkeys((".ndjson", ".jsonl", ".json"), "ndjson"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    ".dbn": "dbn",
 }
 _PARQUET_MAGIC: Final = b"PAR1"
+_DBN_MAGIC: Final = b"DBN"
+#: So much of a file's start tells what it is.
+_LOOK_BYTES: Final = 256
 _BOM: Final = b"\xef\xbb\xbf"
 _NAMES_SHOWN_MAX: Final = 20
 
@@ -93,7 +97,7 @@ class Recording:
             self.fingerprint = _fingerprint(path)
             start = _first_bytes(path)
             self._compression = self._find_compression(start)
-            #: csv, ndjson or parquet.
+            #: csv, ndjson, parquet, capture or dbn: what the content is, where the name says otherwise.
             self.format = self._find_format(start)
         with closing(self.blocks()) as blocks:
             first = next((block.records for block in blocks if block.records.rows), None)
@@ -105,7 +109,13 @@ class Recording:
 
     def blocks(self, start: int = 0) -> Generator[Block]:
         """The records from a place on: 0, or where a block began that came before. Blocks may be cut otherwise then."""
-        blocks = {"csv": self._csv, "ndjson": self._ndjson, "parquet": self._parquet}[self.format]
+        blocks = {
+            "csv": self._csv,
+            "ndjson": self._ndjson,
+            "parquet": self._parquet,
+            "capture": self._captured,
+            "dbn": self._dbn,
+        }[self.format]
         self.check()
         with self._errors():
             for block in blocks(start):
@@ -159,6 +169,14 @@ class Recording:
             return "parquet"
         if named == "parquet":
             raise self._error(f"not a Parquet file: expected it to start with {_PARQUET_MAGIC!r}, was {start!r}")
+        with pa.input_stream(str(self.path), compression=self._compression) as stream:
+            first = stream.read(_LOOK_BYTES)
+        if first.startswith(_DBN_MAGIC):
+            return "dbn"
+        if named == "dbn":
+            raise self._error(f"not DBN: expected it to start with {_DBN_MAGIC!r}, was {first[:4]!r}")
+        if capture.LINE.match(first.removeprefix(_BOM)):
+            return "capture"
         if named:
             return named
         with closing(self._lines(JSON_BLOCK_BYTES)) as blocks:
@@ -200,6 +218,31 @@ class Recording:
                 names = tuple(records.columns)
                 self._check(self._layout(names), names)
             yield Block(place, records)
+
+    # -- raw captures ----------------------------------------------------------------------------------------------
+
+    def _captured(self, start: int) -> Iterator[Block]:
+        for place, lines in self._lines(JSON_BLOCK_BYTES, start):
+            yield Block(place, capture.records(lines))
+
+    # -- DBN -------------------------------------------------------------------------------------------------------
+
+    def _dbn(self, start: int) -> Iterator[Block]:
+        """A place is a row's number: mappings in the stream count from its beginning, so all of it is decoded."""
+        from feeds import dbn  # noqa: PLC0415 - who reads no DBN need not load its library
+
+        place = 0
+        with pa.input_stream(str(self.path), compression=self._compression) as stream:
+            try:
+                for records in dbn.Reader().records(stream.read):
+                    skipped = min(max(0, start - place), records.rows)
+                    if skipped < records.rows:
+                        arrays: Mapping[str, Any] = records.columns
+                        columns = {name: array.slice(skipped) for name, array in arrays.items()}
+                        yield Block(place + skipped, Records(columns, records.rows - skipped))
+                    place += records.rows
+            except dbn.DbnError as error:
+                raise self._error(str(error)) from None
 
     # -- CSV -------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from feeds import ordering
 from feeds.blocks import Block, Cursor
 from feeds.feed import FeedError
 from feeds.log import Log, Tally
-from feeds.ticks import NO_TIME
+from feeds.ticks import NO_TIME, QUOTE, TRADE
 from tests.feeds.conftest import T0, quote, write_csv, write_ndjson
 
 STEP = 1_000_000
@@ -176,3 +176,59 @@ def test_a_cursor_begins_where_its_time_begins(tmp_path: Path) -> None:
     assert isinstance(block.cursor, Cursor)
     assert block.cursor.time == block.last
     assert np.count_nonzero(block.time < block.last) > 0
+
+
+# -- columns of those who sell recordings --------------------------------------------------------------------------
+
+VENDORS = {
+    "tardis quotes": (
+        (
+            "exchange,symbol,timestamp,local_timestamp,ask_amount,ask_price,bid_price,bid_amount\n"
+            "deribit,BTC-PERPETUAL,1585699200015000,1585699200029731,5380,6426,6425.5,87970\n"
+        ),
+        [("deribit:BTC-PERPETUAL", QUOTE, 1585699200015000, 1585699200029731, [6425.5, 87970.0, 6426.0, 5380.0])],
+    ),
+    "tardis trades": (
+        (
+            "exchange,symbol,timestamp,local_timestamp,id,side,price,amount\n"
+            "bitmex,XBTUSD,1585699202957000,1585699203089980,eb1c,sell,6424.5,1200\n"
+        ),
+        [("bitmex:XBTUSD", TRADE, 1585699202957000, 1585699203089980, [6424.5, 1200.0])],
+    ),
+    "databento trades": (
+        (
+            "ts_recv,ts_event,rtype,publisher_id,instrument_id,action,side,depth,price,size,flags,ts_in_delta,sequence,symbol\n"
+            "2020-12-28T13:00:00.099150057Z,2020-12-28T13:00:00.098821953Z,0,1,5482,T,A,0,3720.250000000,5,129,19251,1,ESH1\n"
+        ),
+        [("ESH1", TRADE, 1609160400098821, 1609160400099150, [3720.25, 5.0])],
+    ),
+    "databento mbp-1": (
+        (
+            "ts_recv,ts_event,rtype,publisher_id,instrument_id,action,side,depth,price,size,flags,ts_in_delta,sequence,"
+            "bid_px_00,ask_px_00,bid_sz_00,ask_sz_00,bid_ct_00,ask_ct_00,symbol\n"
+            "1609160400006136329,1609160400006001487,1,1,5482,A,A,0,3720.50,1,128,17214,1,3720.25,3720.50,24,11,15,9,ESH1\n"
+            "1609160400006246513,1609160400006146661,1,1,5482,T,A,0,3720.25,2,128,18858,1,3720.25,3720.50,24,12,15,10,ESH1\n"
+        ),
+        [
+            ("ESH1", QUOTE, 1609160400006001, 1609160400006136, [3720.25, 24.0, 3720.5, 11.0]),
+            ("ESH1", TRADE, 1609160400006146, 1609160400006246, [3720.25, 2.0]),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VENDORS)
+def test_columns_of_vendors(tmp_path: Path, case: str) -> None:
+    text, expected = VENDORS[case]
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    log = Log([path])
+    rows = []
+    for block in log.blocks():
+        ticks = block.ticks
+        for i, row in enumerate(ticks.row.tolist()):
+            kind = int(ticks.kind[i])
+            names = ("bid", "bid_size", "ask", "ask_size") if kind == QUOTE else ("price", "size")
+            values = [float(getattr(ticks, name)[i]) for name in names]
+            rows.append((log.symbols.names[row], kind, int(ticks.ts_event[i]), int(ticks.ts_recv[i]), values))
+    assert rows == expected
