@@ -55,11 +55,11 @@ def open_replay(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -
     """The feed of ``replay:PATH?speed=&loop=&from=&to=&symbols=&map=``. Raises FeedError."""
     when = "a time in ISO 8601 or since 1970"
     settings = Settings(
-        speed=spec.option("speed", 1.0, _speed, "a number above 0, or max"),
-        loop=spec.option("loop", False, options.flag, "0 or 1"),
         key=spec.option("symbols", any_key, matcher, "keys or shell patterns, separated by commas"),
         start_us=spec.option("from", NO_TIME, options.time, when),
         end_us=spec.option("to", NEVER, options.time, when),
+        speed=spec.option("speed", 1.0, _speed, "a number above 0, or max"),
+        loop=spec.option("loop", False, options.flag, "0 or 1"),
         renamed=spec.option("map", {}, options.fields_renamed, f"field:name pairs, fields being {', '.join(FIELDS)}"),
     )
     spec.done()

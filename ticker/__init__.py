@@ -2,12 +2,13 @@
 
 Data flows one way, and so do imports (upwards in this list, never down):
 
-    cli         the only composition root: `ticker serve`, `tail`, `replay`, `record`, `produce`
+    cli         the only composition root: `ticker serve`, `tail`, `replay`, `index`, `record`, `produce`
     server      Starlette: /v1/stream, health, the page
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols
     service     the clock: feeds into the table, rounds out of the hub
     replays     recordings played to clients: a clock, a table and a hub each
+    index       the checkpoints of a recording in a file beside it
     transport   outlets: shared frames straight to the socket, or through plain ASGI
     hub         all clients: who joins, what is due, who is told what
     playback    a log played: its ticks and its rounds by a clock of its own

@@ -25,6 +25,7 @@ from typing import Any, Final
 import click
 import uvicorn
 from click.core import ParameterSource
+from rich.console import Console
 
 from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError, Resumable
@@ -33,6 +34,7 @@ from feeds.kafka.address import Address, destination
 from feeds.kafka.setup import Security, Setup
 from feeds.options import Spec, fields_renamed
 from feeds.options import time as time_us
+from feeds.replay import find_files
 from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from ticker.errors import RequestError
@@ -385,6 +387,35 @@ def replay(
     except (ValueError, FeedError) as error:
         raise click.UsageError(str(error)) from None
     return play(run, out, sys.stdout)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--session-start", default="00:00", show_default=True, help="As the server's that is to use it.")
+def index(path: str, session_start: str) -> int:
+    """Index a recording, so that a replay of it can begin anywhere at once.
+
+    PATH is a file or a folder, as --source takes them; the index lies beside it.
+    """
+    from rich.progress import Progress  # noqa: PLC0415 - a server has no use for it
+
+    from ticker.index import beside, build  # noqa: PLC0415
+
+    try:
+        session_start_us(session_start)
+        files, out = find_files(path), beside(path)
+        if out is None:
+            raise click.UsageError(f"expected a file or a folder, was {path!r}")
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("indexing", total=None)
+            count = build(files, out, session_start, lambda rows: progress.update(task, description=f"{rows:,} rows"))
+    except (ValueError, FeedError) as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or path}: {error.strerror or error}") from None
+    click.echo(f"{out}: {count} checkpoints")
+    return 0
 
 
 # -- serving -------------------------------------------------------------------------------------------------------

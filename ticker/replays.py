@@ -27,6 +27,7 @@ from feeds.ticks import Symbols
 from ticker.checkpoints import Checkpoints
 from ticker.errors import Close, Code, RequestError
 from ticker.hub import HEARTBEAT_SLOTS, Hub
+from ticker.index import Index, beside
 from ticker.lanes import Client, Message, Outlet
 from ticker.playback import BLOCKS_AHEAD, Playback
 from ticker.protocol import Clocking, Encoding, Id, Pause, Play, Seek, Speed, Step, encode, error
@@ -108,9 +109,18 @@ class Replay:
     """One clock over one source, and the clients that share it."""
 
     def __init__(
-        self, request: Request, source: Log, settings: Settings, clock: Clock, store: Callable[[int], Checkpoints]
+        self,
+        request: Request,
+        source: Log,
+        settings: Settings,
+        clock: Clock,
+        store: Callable[[int], Checkpoints],
+        index: Index | None = None,
     ) -> None:
-        """Raises RequestError where the times that were asked for do not lie in the source."""
+        """`store` gives the checkpoints of replays that begin at the same time; `index` is that of the whole source.
+
+        Raises RequestError where the times that were asked for do not lie in the source.
+        """
         self.id = secrets.token_hex(6)
         self.request = request
         self.settings = settings
@@ -124,6 +134,8 @@ class Replay:
         self._epochs = {FEED: f"{self.id}-0"}
         self.hub = Hub(self.table, settings, self._epochs)
         self._checkpoints = store(start)
+        whole = start == source.first and request.symbols is None
+        self._index = index if whole else None
         self.playback = Playback(
             self.table,
             self.hub,
@@ -375,6 +387,9 @@ class Replay:
         """Go to a time: from the newest checkpoint before it, else from the start. Tells how far it is."""
         was, self.state = self.state, "seeking"
         checkpoint = self._checkpoints.latest(ts)
+        indexed = self._index.latest(ts) if self._index else None
+        if indexed is not None and (checkpoint is None or indexed.time > checkpoint.time):
+            checkpoint = indexed
         await self._close()
         self.playback.rewind(checkpoint)
         self._read(checkpoint.cursor if checkpoint else None)
@@ -447,6 +462,7 @@ class Replays:
         self.settings = settings
         self.clock = clock
         self.replays: dict[str, Replay] = {}
+        self._paths = dict(sources)
         self._files = {name: find_files(path) for name, path in sources.items()}
         for files in self._files.values():
             Log(files)
@@ -471,12 +487,22 @@ class Replays:
             raise RequestError(Code.INVALID_REQUEST, f"source: expected one of {names}, was {request.source!r}")
         key = any_key if request.symbols is None else matcher(request.symbols)
         source = await asyncio.to_thread(Log, files, key=key)
-        replay = Replay(request, source, self.settings, self.clock, lambda start: self._store(request, start))
+        index = await asyncio.to_thread(self._index, request.source)
+        replay = Replay(request, source, self.settings, self.clock, lambda start: self._store(request, start), index)
         self.replays[replay.id] = replay
         task = asyncio.create_task(replay.run(), name=f"replay {replay.id}")
         self._tasks[replay.id] = task
         task.add_done_callback(lambda _: self._ended(replay, task))
         return replay
+
+    def _index(self, source: str) -> Index | None:
+        path = beside(self._paths[source])
+        if path is None or not path.exists():
+            return None
+        index = Index.open(path, self._files[source], self.settings.session_start)
+        if index is None:
+            log.warning("%s: not of this recording as it is now: make it anew with ticker index", path)
+        return index
 
     def _store(self, request: Request, start: int) -> Checkpoints:
         key = request.source, start, request.symbols
