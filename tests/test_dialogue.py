@@ -354,7 +354,7 @@ def test_notices(message: Message, notice: object) -> None:
     assert watching("A").receive(message).notices == [notice]
 
 
-@pytest.mark.parametrize("type", ["trades", "bars", "clock", "something new"])
+@pytest.mark.parametrize("type", ["trades", "bars", "something new"])
 def test_messages_of_other_types_are_ignored(type: str) -> None:
     assert watching("A").receive({"type": type}) == Reaction()
 

@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "feeds.replay feeds.kafka.feed",
         "feeds.spec",
         "ticker.quotes",
-        "ticker.protocol ticker.directory ticker.reconnect",
+        "ticker.protocol ticker.directory ticker.reconnect ticker.blocking",
         "ticker.session ticker.dialogue ticker.paces ticker.checkpoints",
         "ticker.lanes ticker.playback",
         "ticker.hub ticker.run",

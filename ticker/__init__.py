@@ -25,7 +25,8 @@ Data flows one way, and so do imports (upwards in this list, never down):
 The other end of the wire:
 
     tail        prices in a terminal or a pipe
-    client      the asyncio client: `ticker.connect`
+    client      the client: `ticker.connect`, of asyncio
+    blocking    the same for code that is not async
     dialogue    what a client says and makes of what it hears
     reconnect   how a connection ends, and how long to wait before the next
     mirror      a copy of the server's state, kept by the protocol's rules

@@ -18,6 +18,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
 from random import random
 from ssl import SSLCertVerificationError, SSLContext
 from types import MappingProxyType, TracebackType
@@ -28,8 +30,11 @@ import orjson
 import websockets.asyncio.client as websocket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from ticker.blocking import BlockingStream
 from ticker.dialogue import (
+    Clock,
     Complaint,
+    Completed,
     Connected,
     Dialogue,
     Feed,
@@ -48,12 +53,15 @@ from ticker.reconnect import Advice, Backoff, Ending, closed, refused
 __all__ = [
     "Answer",
     "Backoff",
+    "Clock",
     "Complaint",
+    "Completed",
     "Connected",
     "Feed",
     "Lost",
     "Notice",
     "Quote",
+    "RefusedError",
     "Rejected",
     "Renewed",
     "ShuttingDown",
@@ -65,6 +73,8 @@ __all__ = [
 ]
 
 PATH: Final = "/v1/stream"
+#: Updates of a replay that wait for the loop; while there are more, nothing is read, and the replay's clock waits.
+OWED_MAX: Final = 10_000
 #: A snapshot of a hundred thousand symbols fits.
 MESSAGE_BYTES_MAX: Final = 64 * 2**20
 HEARTBEATS_MISSED_MAX: Final = 3
@@ -76,6 +86,10 @@ logger = logging.getLogger(__name__)
 
 class StreamError(Exception):
     """The stream has ended for good: trying again would fail in the same way."""
+
+
+class RefusedError(Exception):
+    """The server refuses a command to the clock of a replay. The stream goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +130,25 @@ def connect(
     interval_ms: int | None = None,
     fields: Iterable[str] | None = None,
     token: str | None = None,
+    autoplay: bool = False,
     ssl: SSLContext | None = None,
     on_notice: Callable[[Notice], None] = log,
     backoff: Backoff | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> Stream:
-    """A stream of `symbols`, names or patterns, to be entered with ``async with``.
+    """A stream of `symbols`, names or patterns, to be entered with ``async with``, or with ``with`` where nothing is async.
 
     Entering waits until the server has answered and the quotes that there are have come; a server that cannot be
     reached is tried again and again (put ``asyncio.timeout`` around to give up), one that refuses for good raises
     StreamError. `on_notice` is called with what there is to tell beside updates, on the event loop; it is logged by
-    default. `backoff`, `clock` (seconds) and `sleep` pace the reconnects.
+    default. A replay (``/v1/replay?source=...``) begins to play with `autoplay`. `backoff`, `clock` (seconds) and `sleep` pace the reconnects.
     """
     dialogue = Dialogue(_names(symbols), interval_ms=interval_ms, fields=fields, token=token)
     return Stream(
         stream_url(url),
         dialogue,
+        autoplay=autoplay,
         ssl=ssl,
         on_notice=on_notice,
         backoff=backoff or Backoff(random),
@@ -154,6 +170,7 @@ class Stream:
         url: str,
         dialogue: Dialogue,
         *,
+        autoplay: bool = False,
         ssl: SSLContext | None,
         on_notice: Callable[[Notice], None],
         backoff: Backoff,
@@ -170,7 +187,10 @@ class Stream:
         self._clock = clock
         self._sleep = sleep
         #: What the loop has not been given yet, the longest waiting first.
-        self._owed: OrderedDict[str, Update] = OrderedDict()
+        self._owed: OrderedDict[str | int, Update] = OrderedDict()
+        self._autoplay = autoplay
+        self._numbers = count()
+        self._blocking: BlockingStream | None = None
         self._socket: websocket.ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         #: Set, and put anew, whenever something has happened.
@@ -205,6 +225,8 @@ class Stream:
         self._task.add_done_callback(lambda _: self._pulse())
         try:
             await self._until(lambda: self._dialogue.settled)
+            if self._autoplay:
+                await self.play()
         except BaseException:
             await self._stop()
             raise
@@ -217,13 +239,26 @@ class Stream:
         if failure is not None and error is None and not self._failure_told:
             raise failure
 
+    def __enter__(self) -> BlockingStream:
+        """The same for code that is not async: the stream runs in a thread of its own."""
+        self._blocking = BlockingStream(self)
+        return self._blocking.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._blocking is not None
+        self._blocking.close(kind, error, trace)
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Update:
-        await self._until(lambda: bool(self._owed))
+        await self._until(lambda: bool(self._owed) or self._dialogue.completed)
         if not self._owed:
             raise StopAsyncIteration
+        if len(self._owed) == OWED_MAX:  # there is room again
+            self._pulse()
         return self._owed.popitem(last=False)[1]
 
     async def subscribe(self, symbols: str | Iterable[str]) -> Answer:
@@ -244,9 +279,45 @@ class Stream:
         """Watch `symbols`, given as they were subscribed, no more, and forget their quotes and updates."""
         await self._ask(self._dialogue.unsubscribe(_names(symbols)))
 
+    # -- the clock of a replay -----------------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> Clock | None:
+        """The clock of a replay as it was last told; None for a live stream."""
+        return self._dialogue.clock
+
+    async def play(self) -> Clock:
+        """Let the clock run. This and what follows raise RefusedError where the server refuses it."""
+        return await self._control("play")
+
+    async def pause(self) -> Clock:
+        """Stop the clock."""
+        return await self._control("pause")
+
+    async def speed(self, value: float | str) -> Clock:
+        """Let the clock run at a multiple of real time, or at "max"."""
+        return await self._control("speed", value=value)
+
+    async def seek(self, when: int | str | datetime) -> Clock:
+        """Go to a time: microseconds, ISO 8601, or a datetime with a zone. All that is watched comes whole."""
+        return await self._control("seek", ts=_time(when))
+
+    async def step(self, rounds: int = 1) -> Clock:
+        """Run the next rounds of a paused replay."""
+        return await self._control("step", rounds=rounds)
+
+    async def _control(self, op: str, **members: Any) -> Clock:
+        tag, commands = self._dialogue.control(op, **members)
+        await self._ask(commands)
+        answer = self._dialogue.answers.pop(tag)
+        if isinstance(answer, Complaint):
+            raise RefusedError(str(answer))
+        return answer
+
     # -- parts -----------------------------------------------------------------------------------------------------
 
     async def _ask(self, commands: list[Message]) -> None:
+        self._pulse()  # a replay that waits for the loop is read again, up to the answer
         try:
             await self._send(commands)
         except ConnectionClosed:
@@ -287,6 +358,8 @@ class Stream:
                 return
             if ending.advice is Advice.FAIL:
                 raise StreamError(ending.reason)
+            if self._dialogue.replaying:  # its clock and its state went with the connection
+                raise StreamError(f"the replay was lost: {ending.reason}")
             delay_s = ending.after_s
             if ending.advice is Advice.RECONNECT:
                 lived_s = 0.0 if self._welcomed_s is None else self._clock() - self._welcomed_s
@@ -328,6 +401,8 @@ class Stream:
         try:
             await self._send(dialogue.opened())
             while True:
+                while len(self._owed) >= OWED_MAX and dialogue.replaying and not dialogue.asking:
+                    await self._happened.wait()
                 message = await self._message(socket)
                 if message is None:
                     return Ending(Advice.RECONNECT, f"no message for {HEARTBEATS_MISSED_MAX} heartbeats")
@@ -380,6 +455,9 @@ class Stream:
 
     def _take(self, reaction: Reaction) -> None:
         for update in reaction.updates:
+            if self._dialogue.replaying:  # nothing is skipped there, and nothing is conflated here
+                self._owed[next(self._numbers)] = update
+                continue
             owed = self._owed.get(update.symbol)
             self._owed[update.symbol] = update if owed is None else conflate(owed, update)
         for symbol in reaction.gone:
@@ -387,6 +465,15 @@ class Stream:
         for notice in reaction.notices:
             self._on_notice(notice)
         self._pulse()
+
+
+def _time(when: int | str | datetime) -> int:
+    if isinstance(when, int):
+        return when
+    moment = datetime.fromisoformat(when) if isinstance(when, str) else when
+    if moment.tzinfo is None:
+        raise ValueError(f"when: expected a time with a zone, was {when!r}")
+    return round(moment.timestamp() * 1e6)
 
 
 def _names(symbols: str | Iterable[str]) -> list[str]:

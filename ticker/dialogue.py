@@ -117,7 +117,38 @@ class Complaint:
         return f"{self.code}: {self.message}"
 
 
-Notice = Connected | Lost | Rejected | Feed | Slow | Renewed | ShuttingDown | Complaint
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The clock of a replay: its time in microseconds, its speed (None for unpaced), and what it does.
+
+    `progress` is that of a seek, 0 to 1; `skipped_us` is a gap that was just skipped.
+    """
+
+    ts: int
+    speed: float | None
+    state: str
+    progress: float | None = None
+    skipped_us: int | None = None
+
+    def __str__(self) -> str:
+        return f"replay {self.state} at {self.ts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A replay has come to its end, `ts`, after so many ticks."""
+
+    ts: int
+    ticks: int
+
+    def __str__(self) -> str:
+        return f"replay completed at {self.ts}: {self.ticks} ticks"
+
+
+Notice = Connected | Lost | Rejected | Feed | Slow | Renewed | ShuttingDown | Complaint | Clock | Completed
+
+#: The ops that move the clock of a replay.
+CONTROLS: Final = frozenset(("play", "pause", "speed", "seek", "step"))
 
 
 # -- the dialogue ----------------------------------------------------------------------------------------------------
@@ -163,6 +194,12 @@ class Dialogue:
         self.feeds: dict[str, Feed] = {}
         self.welcomed = False
         self.heartbeat_s = HEARTBEAT_S
+        #: Whether this is a replay, the clock of it as last told, and whether it has come to its end.
+        self.replaying = False
+        self.clock: Clock | None = None
+        self.completed = False
+        #: By the id of a command to the clock, what became of it.
+        self.answers: dict[int, Clock | Complaint] = {}
         #: The last fatal error of the connection, which says more than the close code that follows it.
         self.last_words: str | None = None
         self._token = token
@@ -179,6 +216,11 @@ class Dialogue:
         self._epoch: str | None = None
         #: Symbols whose count of ticks is that of this connection's server.
         self._counted: set[str] = set()
+
+    @property
+    def asking(self) -> bool:
+        """Whether something that was asked for has no answer yet."""
+        return bool(self._asked)
 
     @property
     def settled(self) -> bool:
@@ -220,6 +262,11 @@ class Dialogue:
         batches = _batches(((name, {}) for name in names), self._message_bytes - self._overhead())
         return [*(self._ask("unsubscribe", symbols=batch) for batch, _ in batches), self._ask("ping")]
 
+    def control(self, op: str, **members: Any) -> tuple[int, list[Message]]:
+        """A command to the clock of a replay: its id, under which `answers` will tell what became of it, and what to send."""
+        command = self._ask(op, **members)
+        return command["id"], [command]
+
     def receive(self, message: Message) -> Reaction:
         """Take in one message of the server. Types that are not known are ignored, and so are unknown members."""
         reaction = Reaction()
@@ -247,7 +294,16 @@ class Dialogue:
             case "epoch":
                 self.mirror.apply(message)
                 self._epoch = self.mirror.epoch
-                reaction.notices.append(Renewed(message["epoch"]))
+                if self.replaying:  # a seek: what is counted begins anew, and the end is ahead again
+                    self._counted.clear()
+                    self.completed = False
+                else:
+                    reaction.notices.append(Renewed(message["epoch"]))
+            case "clock":
+                self._clock(message, reaction)
+            case "replay_completed":
+                self.completed = True
+                reaction.notices.append(Completed(message["ts"], message["ticks"]))
             case "shutdown":
                 reaction.leave_s = message["reconnect_after_ms"] / 1000
             case "error":
@@ -259,12 +315,27 @@ class Dialogue:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
+    def _clock(self, message: Message, reaction: Reaction) -> None:
+        speed = None if message["speed"] == "max" else message["speed"]
+        told = message.get("progress"), message.get("skipped_us")
+        self.clock = Clock(message["ts"], speed, message["state"], *told)
+        self.completed = message["state"] == "completed"
+        if message.get("id") in self._asked:
+            self.answers[message["id"]] = self.clock
+            self._answered(message)
+        else:
+            reaction.notices.append(self.clock)
+
     def _welcome(self, message: Message, reaction: Reaction) -> None:
         if message["protocol"] != PROTOCOL:
             reaction.ending = Ending(Advice.FAIL, f"expected a server of {PROTOCOL}, was {message['protocol']}")
             return
         self.welcomed = True
         self.heartbeat_s = message["heartbeat_ms"] / 1000
+        self.replaying = message["mode"] == "replay"
+        if self.replaying:
+            speed = None if message["speed"] == "max" else message["speed"]
+            self.clock = Clock(message["ts"], speed, message["state"])
         self._message_bytes = message["limits"].get("message_bytes", MESSAGE_BYTES)
         since, held = self.mirror.since(), self.mirror.epoch
         self.mirror.apply(message)
@@ -315,7 +386,10 @@ class Dialogue:
         if message.get("fatal"):
             self.last_words = str(complaint)
         op = self._asked.get(message.get("id", 0))
-        if "symbol" in message:
+        if op in CONTROLS:
+            self.answers[message["id"]] = complaint
+            self._answered(message)
+        elif "symbol" in message:
             self._reject(Rejected(message["symbol"], message["code"], message.get("count")), reaction)
         elif op is None:
             reaction.notices.append(complaint)

@@ -130,7 +130,7 @@ class Quotes(Mapping[str, Quote]):
         return msgspec.convert(self._mirror.items[symbol], Quote)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._mirror.items)
+        return iter(list(self._mirror.items))  # another thread may read it while symbols come
 
     def __len__(self) -> int:
         return len(self._mirror.items)
