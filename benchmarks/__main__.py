@@ -12,11 +12,18 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks import fanout, ingest, kafka, latency, rounds
+from benchmarks import fanout, ingest, kafka, latency, replays, rounds
 from benchmarks.figures import Benchmark, Measured, Row, Scale, markdown, rows, table
 from benchmarks.processes import OUT, MeterError, lacking, raise_limits
 
-BENCHMARKS: Final = (*fanout.BENCHMARKS, *latency.BENCHMARKS, *rounds.BENCHMARKS, *ingest.BENCHMARKS, *kafka.BENCHMARKS)
+BENCHMARKS: Final = (
+    *fanout.BENCHMARKS,
+    *latency.BENCHMARKS,
+    *rounds.BENCHMARKS,
+    *ingest.BENCHMARKS,
+    *replays.BENCHMARKS,
+    *kafka.BENCHMARKS,
+)
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import ticker
-from tests.servers import Server, serving
 from tests.feeds.conftest import T0
+from tests.servers import Server, serving
 from tests.test_replays import SIM, day
 from ticker import client as clients
 from ticker.client import Clock, Completed, RefusedError, StreamError
