@@ -275,7 +275,7 @@ class Recording:
             name for field in TEXTS for name in found.get(field, ()) if pa.types.is_string(schema.field(name).type)
         ]
         group, place = _group_of(metadata, start)
-        with pq.ParquetFile(self.path, read_dictionary=texts, pre_buffer=False) as file:
+        with pq.ParquetFile(self.path, read_dictionary=texts, pre_buffer=False, buffer_size=1 << 16) as file:
             groups = range(group, metadata.num_row_groups)
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=needed, use_threads=False):
                 skipped = min(max(0, start - place), batch.num_rows)
