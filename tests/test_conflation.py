@@ -209,8 +209,8 @@ class Watcher:
     stalled: bool = False
     #: Rounds it was skipped in: at least, and at most (a round may hold what it was sent already).
     skipped: tuple[int, int] = (0, 0)
-    #: Symbols that moved in those rounds.
-    missed: dict[str, None] = field(default_factory=dict)
+    #: Symbols that moved in those rounds, and whether it is sure to lack what moved: a snapshot may have told it before.
+    missed: dict[str, bool] = field(default_factory=dict)
     #: The lanes of those rounds.
     late: set[Lane] = field(default_factory=set)
     ids: int = 0
@@ -417,7 +417,8 @@ class Watcher:
                         assert kinds[symbol] == "update", f"{symbol} was in step: an update is enough"
             else:
                 least, most = least + bool(fresh), most + 1
-                self.missed |= dict.fromkeys(symbols)
+                for symbol in symbols:
+                    self.missed[symbol] = self.missed.get(symbol, False) or symbol in fresh
                 self.late.add(lane)
         self.skipped = least, most
 
@@ -509,7 +510,7 @@ class Watcher:
             assert (slow["type"], slow["ts"]) == ("slow", now)
             assert max(1, least) <= slow["skipped"] <= most
             sent = {item["symbol"] for snapshot in snapshots for item in snapshot["items"]}
-            owed = {symbol for symbol in self.missed if self.moved(symbol)}
+            owed = {symbol for symbol, surely in self.missed.items() if surely and self.moved(symbol)}
             late = {self.lane(symbol) for symbol in owed}
             since = {s for s in self.watched if self.lane(s) in self.late and self.replica.ticked(self.lane(s)[0], s)}  # type: ignore[index]
             due = {s for s in since if self.lane(s) in late and self.moved(s)}
