@@ -159,6 +159,39 @@ async def test_a_reader_that_stalls_loses_nothing_and_slows_only_itself(server: 
         assert sum(item["n"] for raw in other.items for item in json.loads(raw)["items"]) == 20_000
 
 
+class Stalled(Replay):
+    """A client whose library reads no further than the program does, so that it answers no ping meanwhile."""
+
+
+@asynccontextmanager
+async def stalled(server: Server) -> AsyncIterator[Stalled]:
+    """One that has asked for all of an unpaced day, and does not read."""
+    url = server.url.replace("http", "ws") + "/v1/replay?source=day&speed=max"
+    async with connect(url, compression=None, max_size=None, max_queue=1, close_timeout=0.1) as socket:
+        replay = Stalled(socket)
+        await replay.say("subscribe", symbols=["*"], interval_ms=0)
+        await replay.say("play")
+        await asyncio.sleep(2)
+        yield replay
+
+
+async def test_who_does_not_read_for_longer_than_a_ping_may_take_is_not_dead(tmp_path: Path) -> None:
+    flags = ["--ping-interval-s", "0.2", "--ping-timeout-s", "0.2", "--socket-buffer-bytes", "32768"]
+    with serving(SIM, flags=["--source", f"day={day(tmp_path / 'day.csv')}", *flags]) as server:
+        async with stalled(server) as replay:
+            await replay.until("replay_completed")
+            assert sum(item["n"] for raw in replay.items for item in json.loads(raw)["items"]) == 20_000
+
+
+async def test_who_does_not_read_for_longer_than_the_limit_is_closed(tmp_path: Path) -> None:
+    flags = ["--replay-stall-s-max", "0.5", "--socket-buffer-bytes", "32768"]
+    with serving(SIM, flags=["--source", f"day={day(tmp_path / 'day.csv')}", *flags]) as server:
+        async with stalled(server) as replay:
+            with pytest.raises(ConnectionClosed):
+                await replay.until("replay_completed")
+    assert any("4408" in line for line in server.log)
+
+
 # -- the clock -----------------------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,7 @@ async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet |
     playing = await replays.enter(websocket.query_params.get("session"), partial(request_of, websocket.query_params))
     client = await playing.join(outlet)
     outlet.on_drained = lambda: playing.drained(client)
+    outlet.bear(playing.settings.replay_stall_s_max)
     try:
         while True:
             message = await _receive(websocket, None if client.session.heard else playing.settings.first_message_s_max)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import struct
 import sys
 from asyncio.transports import BaseTransport, Transport
@@ -107,6 +108,13 @@ class SocketOutlet:
     async def writable(self) -> None:
         """Return once all that was taken has left this process, or never will."""
         await self._protocol.writable.wait()
+
+    def bear(self, stall_s: float) -> None:
+        """Let the peer take nothing, and answer no ping, for so long before it counts as dead."""
+        self._protocol.ping_timeout = stall_s
+        if sys.platform == "linux" and self._fd != NO_DESCRIPTOR:
+            with socket.fromfd(self._fd, socket.AF_INET, socket.SOCK_STREAM) as same:
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))
 
     def turn(self, *, writable: bool) -> None:
         """The protocol tells that writing was paused or goes on."""
@@ -350,6 +358,9 @@ class BufferedOutlet:
             self._filled.clear()
         messages, self._messages = self._messages, []
         return messages
+
+    def bear(self, stall_s: float) -> None:
+        """The server below decides for how long."""
 
     async def writable(self) -> None:
         """Return once all that was taken has left the endpoint, or the outlet is closed."""
