@@ -161,7 +161,6 @@ class Replay:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._blocks: AsyncGenerator[Block] | None = None
-        self._stopping = False
 
     def _check_range(self, start: int, end: int | None) -> None:
         first, last = self._log.first, self._end_known

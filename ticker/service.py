@@ -170,7 +170,7 @@ class Service:
 
     async def _run_rounds(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self.stopping.is_set():  # `shutdown` is the last that a client is told
             self._wake.clear()
             self._due = self.hub.flush(self.clock.now())
             timer = None
