@@ -5,6 +5,7 @@ What all feeds share, pure:
     fields      the names that a tick's fields go by
     convert     columns of any type to numbers, times and texts
     decode      records to ticks, and why some cannot be read
+    vendors     what the columns of vendors' tables mean beyond their names
     objects     decoded objects to records
     jsonlines   lines of JSON to records
     capture     raw captures of Binance's streams to records
@@ -13,6 +14,7 @@ What all feeds share, pure:
     ordering    the rows of one recording put in order of time
     merge       several recordings as one, by time
     blocks      what a log is read as: blocks of numbered rows, and cursors
+    spans       between which times the row groups of Parquet lie
     parts       what the Parquet parts of a recording hold
 
 What touches the world:
@@ -22,6 +24,7 @@ What touches the world:
     options     a spec taken apart
     formats     opening a format of values by its name, also one that a package brings
     dbn         Databento's binary encoding to records
+    csvlines    lines of CSV to records
     readers     files of all formats to blocks of records
     log         recorded files as one log, read from any time in it
     replay      recorded files as a feed

@@ -31,7 +31,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 #: The unit of a time that is a bare number is told from its size: below 1e11 seconds, 1e14 ms, 1e17 µs, else ns.
-_SECONDS_MAX, _MILLIS_MAX, _MICROS_MAX = 10**11, 10**14, 10**17
+SECONDS_MAX, MILLIS_MAX, MICROS_MAX = 10**11, 10**14, 10**17
 _EXACT: Final = 2**53  # whole numbers up to here, and powers of ten up to 22, are exact in float64
 _POWER_EXACT_MAX: Final = 22
 
@@ -61,11 +61,11 @@ def time_of(text: str) -> int | None:
 def micros(time: int) -> int:
     """A time as a bare number, in microseconds: its unit is told from its size."""
     size = abs(time)
-    if size < _SECONDS_MAX:
+    if size < SECONDS_MAX:
         return time * 1_000_000
-    if size < _MILLIS_MAX:
+    if size < MILLIS_MAX:
         return time * 1000
-    return time if size < _MICROS_MAX else time // 1000
+    return time if size < MICROS_MAX else time // 1000
 
 
 def _in_range(time: int) -> int | None:
@@ -268,15 +268,15 @@ def _micros_of_ints(count: Ints) -> Ints:
     if not len(count):
         return count
     low, high = int(count.min()), int(count.max())
-    if low >= _MICROS_MAX:
+    if low >= MICROS_MAX:
         return count // 1000
-    if low >= _MILLIS_MAX and high < _MICROS_MAX:
+    if low >= MILLIS_MAX and high < MICROS_MAX:
         return count
-    if low >= _SECONDS_MAX and high < _MILLIS_MAX:
+    if low >= SECONDS_MAX and high < MILLIS_MAX:
         return count * 1000
     size = np.abs(np.maximum(count, NO_TIME + 1))  # the lowest integer has no positive of its own
     return np.select(
-        [size < _SECONDS_MAX, size < _MILLIS_MAX, size < _MICROS_MAX],
+        [size < SECONDS_MAX, size < MILLIS_MAX, size < MICROS_MAX],
         [count * 1_000_000, count * 1000, count],
         count // 1000,
     )
@@ -286,7 +286,7 @@ def _micros_of_floats(count: Floats) -> Ints:
     size = np.abs(count)
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.select(
-            [size < _SECONDS_MAX, size < _MILLIS_MAX, size < _MICROS_MAX],
+            [size < SECONDS_MAX, size < MILLIS_MAX, size < MICROS_MAX],
             [count * 1e6, count * 1e3, count],
             count / 1e3,
         )

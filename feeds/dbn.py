@@ -13,7 +13,9 @@ stream, gives for the instrument on that day, without spaces; else the instrumen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from itertools import groupby
 from typing import Any, Final
@@ -24,6 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from feeds.decode import Records
+from feeds.vendors import doubled, kinds
 
 #: Bytes that are read at once.
 BLOCK_BYTES: Final = 1 << 20
@@ -33,9 +36,16 @@ SCHEMAS: Final = (
 )
 _BAR_NS: Final = {32: 10**9, 33: 60 * 10**9, 34: 3600 * 10**9, 35: 86_400 * 10**9}
 _DAY_NS: Final = 86_400 * 10**9
+_NUMBER_BITS: Final = 32
+_NUMBER_MAX: Final = 2**_NUMBER_BITS - 1
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 _NO_TIME: Final = np.uint64(2**64 - 1)
 _EXACT: Final = 2**53
+
+# The library's stubs take the members of its enumerations for texts and numbers.
+_UPGRADE: Final[Any] = dbn.VersionUpgradePolicy.UPGRADE_TO_V3
+_DBN: Final[Any] = dbn.Encoding.DBN
+_PLAIN: Final[Any] = dbn.Compression.NONE
 
 Table = NDArray[np.void]
 Floats = NDArray[np.float64]
@@ -46,34 +56,73 @@ class DbnError(ValueError):
 
 
 class Reader:
-    """DBN, uncompressed, to records: give it to `read`."""
+    """DBN, uncompressed, to records: give it to `read`.
+
+    The library brings all to the newest version. Where what it gives is records of one type alone, which is a check of two
+    bytes in each, they are one array as they stand; else its own objects tell what follows what.
+    """
 
     def __init__(self) -> None:
-        policy: Any = dbn.VersionUpgradePolicy.UPGRADE_TO_V3  # its stubs take it for an int
-        self._decoder = dbn.DBNDecoder(upgrade_policy=policy)
+        self._upgraded = io.BytesIO()
+        self._transcoder = dbn.Transcoder(self._upgraded, _DBN, _PLAIN, upgrade_policy=_UPGRADE)
+        #: Makes objects of what has been upgraded.
+        self._decoder = dbn.DBNDecoder(upgrade_policy=_UPGRADE)
         #: Names of each instrument: from which day on, to before which day.
         self._names: dict[int, list[tuple[int, int, str]]] = {}
         self._begun = False
 
-    def records(self, read: Callable[[int], bytes]) -> Iterator[Records]:
-        """All records, as long as `read` gives bytes. Raises DbnError."""
+    def records(self, read: Callable[[int], bytes], start: int = 0) -> Iterator[tuple[int, Records]]:
+        """The rows from number `start` on, as long as `read` gives bytes: their numbers, from 0. Raises DbnError."""
+        place = 0
         while chunk := read(BLOCK_BYTES):
-            try:
-                self._decoder.write(chunk)
-                found = self._decoder.decode()
-            except (dbn.DBNError, ValueError, OverflowError) as error:
-                raise DbnError(f"not DBN: {error}") from None
-            if found and not self._begun:
-                self._begin(found.pop(0))
-            for kind, run in groupby(found, type):
-                if kind is dbn.SymbolMappingMsg:
-                    self._map(run)
-                elif kind in _ROWS:
-                    yield self._rows(kind, list(run))
+            for kind, table in self._tables(self._upgrade(chunk)):
+                count, columns = _ROWS[kind]
+                rows = count(table)
+                if start < place + rows:
+                    skipped = max(0, start - place)
+                    yield place + skipped, self._rows(columns(table), rows, skipped)
+                place += rows
         if not self._begun:
             raise DbnError("not DBN: it ends before its metadata does")
-        if self._decoder.buffer():
+        if self._transcoder.buffer():
             raise DbnError("cut off: it ends in the middle of a record")
+
+    def _upgrade(self, chunk: bytes) -> bytes:
+        """What the bytes so far have to say that was not said yet, as whole records."""
+        with _errors():
+            self._transcoder.write(chunk)
+            self._transcoder.flush()
+        upgraded = self._upgraded.getvalue()
+        self._upgraded.seek(0)
+        self._upgraded.truncate()
+        return upgraded
+
+    def _tables(self, upgraded: bytes) -> Iterator[tuple[type, Table]]:
+        """The records of each run of one type that gives rows; what others mean has been taken in by then."""
+        if not upgraded:
+            return
+        width = _width(upgraded)
+        if self._begun and _is_uniform(upgraded, width):
+            kind = type(self._decode(upgraded[:width])[0])
+            if kind in _ROWS:
+                yield kind, np.frombuffer(upgraded, _dtype(kind, width))
+                return
+        found = self._decode(upgraded)
+        if not self._begun:
+            self._begin(found.pop(0))
+        for kind, run in groupby(found, type):
+            if kind is dbn.SymbolMappingMsg:
+                self._map(run)
+            elif kind in _ROWS:
+                dtype = _dtype(kind)
+                packed = b"".join(bytes(record)[: dtype.itemsize] for record in run)  # a time of sending may follow
+                yield kind, np.frombuffer(packed, dtype)
+
+    def _decode(self, upgraded: bytes) -> list[Any]:
+        with _errors():
+            self._decoder.write(upgraded)
+            found: list[Any] = self._decoder.decode()
+        return found
 
     def _begin(self, metadata: Any) -> None:
         self._begun = True
@@ -93,24 +142,64 @@ class Reader:
             name = message.stype_out_symbol or message.stype_in_symbol
             self._names.setdefault(message.instrument_id, []).insert(0, (0, 2**31, name))
 
-    def _rows(self, kind: type, found: Sequence[Any]) -> Records:
-        dtype = np.dtype(kind._dtypes)  # type: ignore[attr-defined]  # noqa: SLF001 - how databento's own client reads them
-        packed = b"".join(bytes(record)[: dtype.itemsize] for record in found)  # a time of sending may follow
-        columns, rows = _ROWS[kind](np.frombuffer(packed, dtype))
-        time = columns["ts_recv"] if "ts_recv" in columns else columns["ts_event"]
-        columns["symbol"] = self._symbols(columns.pop("instrument_id"), time)
-        arrays = {name: _array(name, column) for name, column in columns.items()}
-        return Records(arrays, rows)
+    def _rows(self, columns: dict[str, Any], rows: int, skipped: int) -> Records:
+        columns["symbol"] = self._symbols(columns.pop("instrument_id"), columns)
+        arrays = {name: _array(name, column).slice(skipped) for name, column in columns.items()}
+        return Records(arrays, rows - skipped)
 
-    def _symbols(self, instrument: Any, time: Any) -> Any:
-        day = (time // np.uint64(_DAY_NS)).astype(np.int64)
-        pairs, place = np.unique(np.stack([instrument.astype(np.int64), day]), axis=1, return_inverse=True)
-        names = pa.array([self._name(number, on) for number, on in pairs.T.tolist()], pa.string())
-        return pa.DictionaryArray.from_arrays(place.ravel().astype(np.int32), names)
+    def _symbols(self, instrument: Any, times: Mapping[str, Any]) -> Any:
+        received = times.get("ts_recv", _NO_TIME)
+        time = np.where(received == _NO_TIME, times.get("ts_event", _NO_TIME), received)
+        code = (time // _DAY_NS).astype(np.int64) << _NUMBER_BITS | instrument
+        codes, place = np.unique(code, return_inverse=True)
+        names = [self._name(code & _NUMBER_MAX, code >> _NUMBER_BITS) for code in codes.tolist()]
+        return pa.DictionaryArray.from_arrays(place.astype(np.int32), pa.array(names, pa.string()))
 
     def _name(self, number: int, day: int) -> str:
         found = next((name for start, end, name in self._names.get(number, ()) if start <= day < end), str(number))
         return found.replace(" ", "")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What the library can raise, as a `DbnError`."""
+    try:
+        yield
+    except (dbn.DBNError, ValueError, OverflowError) as error:
+        raise DbnError(f"not DBN: {error}") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a record shorter than its type is; it is no Exception
+            raise
+        raise DbnError(f"not DBN: {error}") from None
+
+
+def _width(upgraded: bytes) -> int:
+    """The bytes of the record that comes first."""
+    return 4 * upgraded[0]
+
+
+def _is_uniform(upgraded: bytes, width: int) -> bool:
+    """Whether all records have the first one's length and type, which its first two bytes tell."""
+    if not width or len(upgraded) % width:
+        return False
+    heads = np.frombuffer(upgraded, np.uint8).reshape(-1, width)[:, :2]
+    return bool((heads == heads[0]).all())
+
+
+def _dtype(kind: type, width: int = 0) -> np.dtype[np.void]:
+    """The layout of a record as databento's own client has it; with `width` bytes from one to the next."""
+    known: Any = kind
+    dtype = np.dtype(known._dtypes)  # noqa: SLF001
+    fields: Any = dtype.fields
+    names = list(fields)
+    return np.dtype(
+        {
+            "names": names,
+            "formats": [fields[name][0] for name in names],
+            "offsets": [fields[name][1] for name in names],
+            "itemsize": max(width, dtype.itemsize),
+        }
+    )
 
 
 def _array(name: str, column: Any) -> Any:
@@ -128,46 +217,45 @@ def _price(column: Any) -> Floats:
     return values
 
 
+def _size(column: Any) -> Floats:
+    """Sizes; NaN where it is undefined."""
+    return np.where(column == dbn.UNDEF_ORDER_SIZE, np.nan, column)
+
+
 def _quotes(table: Table) -> dict[str, Any]:
     bid, ask = _price(table["bid_px_00"]), _price(table["ask_px_00"])
     return {
         "bid": bid,
-        "bid_size": np.where(np.isnan(bid), np.nan, table["bid_sz_00"]),
+        "bid_size": np.where(np.isnan(bid), np.nan, _size(table["bid_sz_00"])),
         "ask": ask,
-        "ask_size": np.where(np.isnan(ask), np.nan, table["ask_sz_00"]),
+        "ask_size": np.where(np.isnan(ask), np.nan, _size(table["ask_sz_00"])),
     }
 
 
-def _kinds(trade: Any) -> Any:
-    return pa.DictionaryArray.from_arrays(trade.astype(np.int32), pa.array(["quote", "trade"]))
-
-
-def _of_trades(table: Table) -> tuple[dict[str, Any], int]:
+def _of_trades(table: Table) -> dict[str, Any]:
     columns = {name: table[name] for name in ("instrument_id", "ts_event", "ts_recv")}
-    trades = {"price": _price(table["price"]), "size": table["size"].astype(np.float64)}
-    return {**columns, **trades, "type": _kinds(np.ones(len(table)))}, len(table)
+    trades = {"price": _price(table["price"]), "size": _size(table["size"])}
+    return {**columns, **trades, "type": kinds(np.ones(len(table)))}
 
 
-def _of_books(table: Table) -> tuple[dict[str, Any], int]:
+def _of_books(table: Table) -> dict[str, Any]:
     """A quote of each record, and behind it the trade of one whose action is that."""
-    trades = table["action"] == b"T"
-    at = np.repeat(np.arange(len(table)), 1 + trades)
-    second = np.append(False, at[1:] == at[:-1])
+    at, second = doubled(table["action"] == b"T")
     table = table[at]
     columns = {name: table[name] for name in ("instrument_id", "ts_event", "ts_recv")}
     quotes = {name: np.where(second, np.nan, values) for name, values in _quotes(table).items()}
     price = np.where(second, _price(table["price"]), np.nan)
-    size = np.where(second, table["size"], np.nan)
-    return {**columns, **quotes, "price": price, "size": size, "type": _kinds(second)}, len(table)
+    size = np.where(second, _size(table["size"]), np.nan)
+    return {**columns, **quotes, "price": price, "size": size, "type": kinds(second)}
 
 
-def _of_intervals(table: Table) -> tuple[dict[str, Any], int]:
+def _of_intervals(table: Table) -> dict[str, Any]:
     """`ts_event` is the last trade's time there, and says nothing of the quote."""
     columns = {name: table[name] for name in ("instrument_id", "ts_recv")}
-    return {**columns, **_quotes(table), "type": _kinds(np.zeros(len(table)))}, len(table)
+    return {**columns, **_quotes(table), "type": kinds(np.zeros(len(table)))}
 
 
-def _of_bars(table: Table) -> tuple[dict[str, Any], int]:
+def _of_bars(table: Table) -> dict[str, Any]:
     length = np.array([_BAR_NS.get(rtype, _DAY_NS) for rtype in table["rtype"].tolist()], np.uint64)
     price = np.stack([_price(table[name]) for name in ("open", "high", "low", "close")], axis=1).ravel()
     size = np.zeros((len(table), 4))
@@ -175,17 +263,29 @@ def _of_bars(table: Table) -> tuple[dict[str, Any], int]:
     columns = {
         "instrument_id": np.repeat(table["instrument_id"], 4),
         "ts_event": np.repeat(table["ts_event"] + length - np.uint64(1000), 4),
-        "type": _kinds(np.ones(4 * len(table))),
+        "type": kinds(np.ones(4 * len(table))),
     }
-    return {**columns, "price": price, "size": size.ravel()}, 4 * len(table)
+    return {**columns, "price": price, "size": size.ravel()}
 
 
-#: By the class of a record, what makes columns of a run of them.
-_ROWS: Final[dict[type, Callable[[Table], tuple[dict[str, Any], int]]]] = {
-    dbn.TradeMsg: _of_trades,
-    dbn.MBP1Msg: _of_books,
-    dbn.CMBP1Msg: _of_books,
-    dbn.BBOMsg: _of_intervals,
-    dbn.CBBOMsg: _of_intervals,
-    dbn.OHLCVMsg: _of_bars,
+def _one(table: Table) -> int:
+    return len(table)
+
+
+def _one_or_two(table: Table) -> int:
+    return len(table) + int(np.count_nonzero(table["action"] == b"T"))
+
+
+def _four(table: Table) -> int:
+    return 4 * len(table)
+
+
+#: By the class of a record: how many rows a run of them gives, and their columns.
+_ROWS: Final[Mapping[type, tuple[Callable[[Table], int], Callable[[Table], dict[str, Any]]]]] = {
+    dbn.TradeMsg: (_one, _of_trades),
+    dbn.MBP1Msg: (_one_or_two, _of_books),
+    dbn.CMBP1Msg: (_one_or_two, _of_books),
+    dbn.BBOMsg: (_one, _of_intervals),
+    dbn.CBBOMsg: (_one, _of_intervals),
+    dbn.OHLCVMsg: (_four, _of_bars),
 }

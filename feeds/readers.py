@@ -7,29 +7,29 @@ Iterating it reads the file from its start, a block at a time, and never holds m
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
-import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from feeds import capture, convert, jsonlines, parts
+from feeds import capture, jsonlines, parts, vendors
+from feeds.csvlines import CsvTable
 from feeds.decode import Records
 from feeds.feed import FeedError
 from feeds.fields import TEXTS, Layout, LayoutOf, lacking
-from feeds.jsonlines import without_blank_lines
-from feeds.ticks import NO_TIME
+from feeds.spans import Span, spans
 
 #: Rows of a block of Parquet. CSV and JSON blocks are bytes: JSON's are small, since decoding one lets no other thread run.
+#: Neither is larger than the longest line may be.
 BLOCK_ROWS: Final = 16_384
 CSV_BLOCK_BYTES: Final = 1 << 20
 JSON_BLOCK_BYTES: Final = 1 << 19
 LINE_BYTES_MAX: Final = 1 << 20
+_TOO_LONG: Final = b"(a line of over %d bytes)\n" % LINE_BYTES_MAX
 
 _COMPRESSION: Final = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}
 _FORMATS: Final = {
@@ -40,6 +40,7 @@ _FORMATS: Final = {
 }
 _PARQUET_MAGIC: Final = b"PAR1"
 _DBN_MAGIC: Final = b"DBN"
+_DBN_VERSION_MAX: Final = b"\x1f"  # beyond, the byte after the magic is one of a text
 #: So much of a file's start tells what it is.
 _LOOK_BYTES: Final = 256
 _BOM: Final = b"\xef\xbb\xbf"
@@ -67,15 +68,6 @@ class Block(NamedTuple):
 
     place: int
     records: Records
-
-
-class Span(NamedTuple):
-    """A row group of a Parquet file: where it begins, its rows, and the times between which they lie, in microseconds."""
-
-    place: int
-    rows: int
-    low_us: int
-    high_us: int
 
 
 class Recording:
@@ -129,11 +121,13 @@ class Recording:
                 raise self._error("changed while it was read")
 
     def spans(self) -> tuple[Span, ...] | None:
-        """The row groups of a Parquet file, where its statistics tell the times of all of them."""
+        """The row groups of a Parquet file, where its statistics tell the times of all of them, and a row is a tick."""
         if self.format != "parquet":
             return None
         with self._errors():
-            return _spans(pq.read_metadata(self.path), self._layout)
+            metadata = pq.read_metadata(self.path)
+            vendor = vendors.databento(metadata.schema.to_arrow_schema().names)
+            return None if vendor and vendor.doubles else spans(metadata, self._layout)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -171,7 +165,7 @@ class Recording:
             raise self._error(f"not a Parquet file: expected it to start with {_PARQUET_MAGIC!r}, was {start!r}")
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
             first = stream.read(_LOOK_BYTES)
-        if first.startswith(_DBN_MAGIC):
+        if first.startswith(_DBN_MAGIC) and (named == "dbn" or first[3:4] <= _DBN_VERSION_MAX):
             return "dbn"
         if named == "dbn":
             raise self._error(f"not DBN: expected it to start with {_DBN_MAGIC!r}, was {first[:4]!r}")
@@ -183,6 +177,9 @@ class Recording:
             return "ndjson" if next(blocks, (0, b""))[1].lstrip().startswith(b"{") else "csv"
 
     def _check(self, found: Layout, names: tuple[str, ...]) -> None:
+        refusal = vendors.refusal(names)
+        if refusal:
+            raise self._error(refusal)
         lack = lacking(found)
         if lack:
             shown = ", ".join(names[:_NAMES_SHOWN_MAX]) + (", ..." if len(names) > _NAMES_SHOWN_MAX else "")
@@ -193,16 +190,18 @@ class Recording:
     def _lines(self, block_bytes: int, start: int = 0) -> Generator[tuple[int, bytes]]:
         """Blocks of whole lines from an offset on, each with its own.
 
-        The first of all is without a byte order mark and blank lines before it. There is one at least, from the start.
+        The first of all is without a byte order mark and blank lines before it, which its offset counts in. There is one at
+        least, from the start.
         """
         some = start > 0
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
             _skip(stream, start, seekable=self._compression is None)
             for place, block in _whole_lines(stream.read, block_bytes, start):
-                lines = block if some else block.removeprefix(_BOM).lstrip()
-                some = some or bool(lines)
-                if lines:
-                    yield place, lines
+                if some:
+                    yield place, block
+                elif lines := block.removeprefix(_BOM).lstrip():
+                    some = True
+                    yield start, lines
         if not some:
             raise self._error("empty file")
 
@@ -231,35 +230,31 @@ class Recording:
         """A place is a row's number: mappings in the stream count from its beginning, so all of it is decoded."""
         from feeds import dbn  # noqa: PLC0415 - who reads no DBN need not load its library
 
-        place = 0
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
             try:
-                for records in dbn.Reader().records(stream.read):
-                    skipped = min(max(0, start - place), records.rows)
-                    if skipped < records.rows:
-                        arrays: Mapping[str, Any] = records.columns
-                        columns = {name: array.slice(skipped) for name, array in arrays.items()}
-                        yield Block(place + skipped, Records(columns, records.rows - skipped))
-                    place += records.rows
+                for place, records in dbn.Reader().records(stream.read, start):
+                    yield Block(place, records)
             except dbn.DbnError as error:
                 raise self._error(str(error)) from None
 
     # -- CSV -------------------------------------------------------------------------------------------------------
 
     def _csv(self, start: int) -> Iterator[Block]:
-        table: _CsvTable | None = None
+        table: CsvTable | None = None
         if start:
             with closing(self._lines(CSV_BLOCK_BYTES)) as blocks:
-                table = _CsvTable(next(blocks)[1].partition(b"\n")[0], self._layout)
+                table = CsvTable(next(blocks)[1].partition(b"\n")[0], self._layout)
         for place, block in self._lines(CSV_BLOCK_BYTES, start):
             lines = block
             if table is None:
                 header, _, lines = block.partition(b"\n")
-                table = _CsvTable(header, self._layout)
+                table = CsvTable(header, self._layout)
                 self._check(table.layout, table.names)
                 self.columns = table.names
+            vendor = vendors.databento(table.names)
             if lines:
-                yield Block(place, table.records(lines))
+                records = table.records(lines)
+                yield Block(place, vendor.rows(records) if vendor else records)
 
     # -- Parquet ---------------------------------------------------------------------------------------------------
 
@@ -271,6 +266,7 @@ class Recording:
         self._check(found, tuple(schema.names))
         self.columns = tuple(schema.names)
         needed = [name for names in found.values() for name in names]
+        vendor = vendors.databento(schema.names)
         texts = [
             name for field in TEXTS for name in found.get(field, ()) if pa.types.is_string(schema.field(name).type)
         ]
@@ -282,7 +278,8 @@ class Recording:
                 kept = batch.slice(skipped)
                 if kept.num_rows:
                     columns = dict(zip(kept.schema.names, kept.columns, strict=True))
-                    yield Block(place + skipped, Records(columns, kept.num_rows))
+                    records = Records(columns, kept.num_rows)
+                    yield Block(place + skipped, vendor.rows(records) if vendor else records)
                 place += batch.num_rows
 
 
@@ -308,9 +305,10 @@ def _skip(stream: Any, count: int, *, seekable: bool) -> None:
 
 
 def _whole_lines(read: Callable[[int], bytes], block_bytes: int, start: int) -> Iterator[tuple[int, bytes]]:
-    """Blocks that end where a line ends, each with its offset; reading begins at `start`.
+    """Blocks that end where a line ends, each with its offset; reading begins at `start`, where a line does.
 
-    A line past `LINE_BYTES_MAX` gives way to a short one that is no tick.
+    A line past `LINE_BYTES_MAX` gives way to a short one that is no tick. Of a block only the first line can be one:
+    it alone may have begun in what was read before.
     """
     rest, place = b"", start
     skipping = False
@@ -322,17 +320,23 @@ def _whole_lines(read: Callable[[int], bytes], block_bytes: int, start: int) -> 
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
             lines = rest + head + newline
-            yield place, lines
+            yield place, _without_long(lines, len(rest))
             place += len(lines)
             rest = tail
         else:
             rest += chunk
         if len(rest) > LINE_BYTES_MAX:
-            yield place, b"(a line of over %d bytes)\n" % LINE_BYTES_MAX
+            yield place, _TOO_LONG
             place += len(rest)
             rest, skipping = b"", True
     if rest:
         yield place, rest + b"\n"
+
+
+def _without_long(lines: bytes, known: int) -> bytes:
+    """`lines`, with another one for a first line that is too long. Its end is not among the first `known` bytes."""
+    end = lines.index(b"\n", known)
+    return _TOO_LONG + lines[end + 1 :] if end > LINE_BYTES_MAX else lines
 
 
 def _group_of(metadata: Any, start: int) -> tuple[int, int]:
@@ -344,126 +348,3 @@ def _group_of(metadata: Any, start: int) -> tuple[int, int]:
             return group, place
         place += rows
     return metadata.num_row_groups, place
-
-
-def _spans(metadata: Any, layout: LayoutOf) -> tuple[Span, ...] | None:
-    schema = metadata.schema.to_arrow_schema()
-    found = layout(tuple(schema.names))
-    columns = {metadata.schema.column(place).name: place for place in range(metadata.num_columns)}
-    names = [name for field in ("ts_recv", "ts_event") for name in found.get(field, ()) if name in columns]
-    spans, place = [], 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        ends = next(filter(None, (_ends(group.column(columns[name]), schema.field(name).type) for name in names)), None)
-        if ends is None:
-            return None
-        spans.append(Span(place, group.num_rows, *ends))
-        place += group.num_rows
-    return tuple(spans)
-
-
-def _ends(column: Any, type: pa.DataType) -> tuple[int, int] | None:
-    """The lowest and highest time of a column of one row group, in microseconds, where it has one in each row."""
-    statistics = column.statistics
-    if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
-        return None
-    if not (pa.types.is_timestamp(type) or pa.types.is_integer(type)):
-        return None
-    times, bad = convert.times(pa.array([statistics.min_raw, statistics.max_raw], pa.int64()).cast(type))
-    if (bad is not None and bad.any()) or NO_TIME in times:
-        return None
-    return int(times[0]), int(times[1])
-
-
-class _CsvTable:
-    """The columns of a CSV file, by its header, and the reading of blocks of its lines."""
-
-    def __init__(self, header: bytes, layout: LayoutOf) -> None:
-        self.names = tuple(name.strip() for name in _fields(header.decode(errors="replace")))
-        self._width = len(self.names)
-        self.layout = layout(self.names)
-        #: Position of each column that is needed.
-        self._needed = {name: self.names.index(name) for names in self.layout.values() for name in names}
-
-    def records(self, lines: bytes) -> Records:
-        """Records of whole lines without blank ones. Texts all of them: what they mean is for the decoder to say."""
-        if not _is_plain(lines):
-            return self._one_by_one(lines)
-        bad: dict[int, str] = {}
-        blank = False
-
-        def note(row: Any) -> str:
-            nonlocal blank
-            blank = blank or not row.text.strip()
-            bad[row.number - 1] = self._miscounted(row.actual_columns)
-            return "skip"
-
-        try:
-            table = arrow_csv.read_csv(
-                pa.BufferReader(lines),
-                arrow_csv.ReadOptions(
-                    use_threads=False,
-                    block_size=len(lines) + 1,
-                    column_names=[str(place) for place in range(self._width)],
-                ),
-                arrow_csv.ParseOptions(invalid_row_handler=note),
-                self._conversion(),
-            )
-        except pa.ArrowInvalid:
-            return self._one_by_one(lines)
-        rows = table.num_rows + len(bad)
-        if blank or rows != lines.count(b"\n"):  # blank lines, or a quote that spans some
-            filled = without_blank_lines(lines)
-            return self.records(filled) if len(filled) < len(lines) else self._one_by_one(lines)
-        if bad:
-            good = iter(range(table.num_rows))
-            table = table.take(pa.array([None if row in bad else next(good) for row in range(rows)], pa.int64()))
-        columns = {name: table.column(str(place)).combine_chunks() for name, place in self._needed.items()}
-        return Records(columns, rows, bad)
-
-    def _conversion(self) -> Any:
-        texts = {str(self._needed[name]) for field in TEXTS for name in self.layout.get(field, ())}
-        dictionary = pa.dictionary(pa.int32(), pa.string())
-        columns = [str(place) for place in self._needed.values()]
-        return arrow_csv.ConvertOptions(
-            include_columns=columns,
-            column_types={place: dictionary if place in texts else pa.string() for place in columns},
-            strings_can_be_null=True,
-            null_values=[""],
-        )
-
-    def _one_by_one(self, lines: bytes) -> Records:
-        """The slow and sure way, for a block with a line that the fast one stumbles over."""
-        bad: dict[int, str] = {}
-        rows: list[list[str]] = []
-        for line in without_blank_lines(lines).split(b"\n")[:-1]:
-            fields = _fields(line.decode(errors="replace"))
-            if len(fields) != self._width:
-                bad[len(rows)] = self._miscounted(len(fields))
-                fields = [""] * self._width
-            rows.append(fields)
-        columns = {
-            name: pa.array([row[place] or None for row in rows], pa.string()) for name, place in self._needed.items()
-        }
-        return Records(columns, len(rows), bad)
-
-    def _miscounted(self, fields: int) -> str:
-        return f"expected {self._width} columns, was {fields}"
-
-
-def _is_plain(lines: bytes) -> bool:
-    """Whether all is UTF-8, and a carriage return only ever the first half of a line's end. Arrow stumbles over others."""
-    if b"\r" in lines and lines.count(b"\r") != lines.count(b"\r\n"):
-        return False
-    try:
-        return lines.isascii() or bool(lines.decode())
-    except UnicodeDecodeError:
-        return False
-
-
-def _fields(line: str) -> list[str]:
-    """The fields of one line of CSV; none for a line that is none."""
-    try:
-        return next(csv.reader([line.rstrip("\r")]), [])
-    except csv.Error:
-        return []

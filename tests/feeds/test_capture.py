@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from feeds.capture import records
+from feeds.convert import Objects
+from feeds.decode import Decoder
 from feeds.log import Log
+from feeds.ticks import Symbols
 from tests.feeds.conftest import T0
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -43,9 +46,13 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
         f'{{"e":"aggTrade","E":{T},"s":"AB","a":7,"p":"1.5","q":"2","f":1,"l":1,"T":{T - 1},"m":false}}',
         {"venue": "binance-usdm", "type": "trade", "price": "1.5", "size": "2", "ts_event": T},
     ),
+    "usd-margined trade of a delivery": (
+        f'{{"e":"aggTrade","E":{T},"s":"ABUSDT_240927","p":"1.5","q":"2","T":{T - 1},"m":false}}',
+        {"venue": "binance-usdm", "symbol": "ABUSDT_240927", "type": "trade"},
+    ),
     "coin-margined trade": (
-        f'{{"e":"trade","E":{T},"s":"AB_240927","t":7,"p":"1.5","q":"2","T":{T - 1},"m":false}}',
-        {"venue": "binance-coinm", "symbol": "AB_240927", "type": "trade", "price": "1.5", "size": "2"},
+        f'{{"e":"trade","E":{T},"s":"ABUSD_240927","t":7,"p":"1.5","q":"2","T":{T - 1},"m":false}}',
+        {"venue": "binance-coinm", "symbol": "ABUSD_240927", "type": "trade", "price": "1.5", "size": "2"},
     ),
 }
 
@@ -53,7 +60,7 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
 def row_of(line: bytes) -> dict[str, Any]:
     made = records(line)
     assert (made.rows, made.faults) == (1, {})
-    return {name: column.to_pylist()[0] for name, column in made.columns.items()}  # type: ignore[union-attr]
+    return {name: column.values[0] for name, column in made.columns.items() if isinstance(column, Objects)}
 
 
 @pytest.mark.parametrize("case", LINES)
@@ -69,6 +76,8 @@ def test_each_stream_is_told_from_its_message(case: str) -> None:
     [
         '{"e":"depthUpdate","E":1,"s":"AB","b":[],"a":[]}',
         '{"e":"markPriceUpdate","E":1,"s":"AB","p":"1"}',
+        '{"e":["trade"],"s":"AB","p":"1"}',
+        '{"stream":"a@trade","data":[]}',
         '{"result":null,"id":1}',
         "[]",
     ],
@@ -77,12 +86,45 @@ def test_other_messages_are_passed_over(message: str) -> None:
     assert records(b"1723161360007526485 " + message.encode() + b"\n").rows == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"e":"trade","s":"AB","p":{"a":1},"q":"2"}', "price: expected a finite number, was '(dict value)'"),
+        ('{"e":"trade","s":"AB","p":true,"q":"2"}', "price: expected a finite number, was '(bool value)'"),
+        ('{"e":"trade","s":"AB","q":"2"}', "price: expected one in a trade, was none"),
+        ('{"e":"trade","s":"A B","p":"1"}', "symbol: expected a key of 1 to 64 printable characters"),
+        ('{"e":"trade","s":"AB","p":"1","E":"soon"}', "ts_event: expected s, ms, us or ns since 1970"),
+        ('{"e":"trade","s":"AB","p":"1","E":' + "9" * 30 + "}", "ts_event: expected s, ms, us or ns since 1970"),
+    ],
+)
+def test_a_message_with_something_else_in_it_breaks_its_own_row_alone(line: str, said: str) -> None:
+    good = LINES["spot trade"][0].replace("AB", "GOOD")
+    lines = "".join(f"{T0 * 1000} {each}\n" for each in (good, line, good))
+    symbols = Symbols()
+    decoded = Decoder(symbols, 0).decode(records(lines.encode()))
+    assert [place for place in range(3) if decoded.ticks.row[place] >= 0] == [0, 2]
+    assert decoded.reason(1).startswith(said)
+
+
+def test_a_number_may_stand_where_a_text_does() -> None:
+    line = '{"e":"trade","s":"AB","p":1.5,"q":2,"E":null,"T":1723161360007,"M":true}'
+    row = row_of(b"1723161360007526485 " + line.encode() + b"\n")
+    assert (row["price"], row["size"], row["ts_event"]) == (1.5, 2, 1723161360007)
+
+
+def test_a_time_past_all_times_breaks_its_own_row_alone() -> None:
+    lines = f"{'9' * 50} {LINES['spot quote'][0]}\n".encode()
+    decoded = Decoder(Symbols(), 0).decode(records(lines))
+    assert decoded.reason(0).startswith("ts_recv: expected s, ms, us or ns since 1970")
+
+
 def test_a_line_that_is_no_capture_is_a_row_that_cannot_be_read() -> None:
-    made = records(b"1723161360007526485 {\nsoon {}\n")
-    assert made.rows == 2
+    made = records(b"1723161360007526485 {\nsoon {}\n-5 {}\n")
+    assert made.rows == 3
     assert made.faults == {
         0: "expected a time in ns and a message of JSON, was b'1723161360007526485 {'",
         1: "expected a time in ns and a message of JSON, was b'soon {}'",
+        2: "expected a time in ns and a message of JSON, was b'-5 {}'",
     }
 
 

@@ -11,34 +11,21 @@ from typing import Any
 import databento_dbn
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from feeds.feed import FeedError
 from feeds.log import Log
-from feeds.ticks import NO_TIME, QUOTE, TRADE
+from feeds.ticks import QUOTE, TRADE
+from tests.feeds.conftest import SHARED_DATA
+from tests.feeds.rows import Row, rows_of
 
 #: As anything: its stubs know no class of all records.
 dbn: Any = databento_dbn
-DATA = Path(__file__).parents[3] / "shared" / "data" / "databento_dbn"
+DATA = SHARED_DATA / "databento_dbn"
 NS = 1_609_160_400_000_000_000
 US = NS // 1000
 DAY = date(2020, 12, 28), date(2020, 12, 29)
-
-Row = tuple[str, int, int | None, int | None, tuple[float | None, ...]]
-
-
-def rows_of(path: Path) -> list[Row]:
-    """(key, kind, ts_event, ts_recv, the values of its kind) of each tick."""
-    log = Log([path])
-    rows: list[Row] = []
-    for block in log.blocks():
-        ticks = block.ticks
-        for i in range(len(ticks)):
-            kind = int(ticks.kind[i])
-            names = ("bid", "bid_size", "ask", "ask_size") if kind == QUOTE else ("price", "size")
-            values = tuple(None if (v := float(getattr(ticks, name)[i])) != v else v for name in names)
-            times = [None if t == NO_TIME else int(t) for t in (ticks.ts_event[i], ticks.ts_recv[i])]
-            rows.append((log.symbols.names[ticks.row[i]], kind, times[0], times[1], values))
-    return rows
 
 
 def metadata(schema: Any, **more: Any) -> bytes:
@@ -51,6 +38,7 @@ def metadata(schema: Any, **more: Any) -> bytes:
             stype_out=dbn.SType.INSTRUMENT_ID,
             schema=schema,
             symbols=[],
+            ts_out=more.pop("ts_out", False),
             mappings=[
                 SimpleNamespace(
                     raw_symbol=raw, intervals=[SimpleNamespace(start_date=start, end_date=end, symbol=name)]
@@ -113,6 +101,59 @@ def test_a_symbol_without_a_mapping_that_day_is_the_instruments_number(tmp_path:
     assert [row[0] for row in rows_of(path)] == ["SPXW240816C", "5482", "7"]
 
 
+def mapping(instrument: int, symbol: str) -> bytes:
+    return bytes(
+        dbn.SymbolMappingMsg(
+            publisher_id=1,
+            instrument_id=instrument,
+            ts_event=NS,
+            stype_in=dbn.SType.PARENT,
+            stype_in_symbol="ES.FUT",
+            stype_out=dbn.SType.RAW_SYMBOL,
+            stype_out_symbol=symbol,
+            start_ts=NS,
+            end_ts=NS,
+        )
+    )
+
+
+@pytest.mark.parametrize("block", [100, 300, 1 << 20])
+def test_a_stream_of_many_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """As captured live: mappings that come with it hold from there on; what the gateway says is no row."""
+    monkeypatch.setattr("feeds.dbn.BLOCK_BYTES", block)
+    path = write(
+        tmp_path / "x.dbn",
+        metadata(None, mappings=[]),
+        trade(10**9, at=0),
+        bytes(dbn.SystemMsg(ts_event=NS, msg="Heartbeat")),
+        mapping(5482, "ESH1"),
+        mapping(7, "NQH1"),
+        *(trade(10**9, at=at * 1000) for at in (1, 2, 3)),
+        trade(2 * 10**9, instrument=7, at=4000),
+        bytes(dbn.ErrorMsg(ts_event=NS, err="slow reader")),
+        mapping(5482, "ESM1"),
+        trade(10**9, at=5000),
+    )
+    found = rows_of(path)
+    assert [row[0] for row in found] == ["5482", "ESH1", "ESH1", "ESH1", "NQH1", "ESM1"]
+    assert [row[3] for row in found] == [US + 5 + at for at in range(6)]
+
+
+@pytest.mark.parametrize("block", [300, 1 << 20])
+def test_a_time_of_sending_at_each_record_s_end_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("feeds.dbn.BLOCK_BYTES", block)
+    sent = [bytes((14,)) + trade(10**9 * at, at=1000 * at)[1:] + NS.to_bytes(8, "little") for at in range(1, 40)]
+    path = write(tmp_path / "x.dbn", metadata(dbn.Schema.TRADES, ts_out=True), *sent)
+    assert [row[4] for row in rows_of(path)] == [(float(at), 3.0) for at in range(1, 40)]
+
+
+def test_an_undefined_size_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.dbn", metadata(dbn.Schema.TRADES), trade(10**9, size=dbn.UNDEF_ORDER_SIZE))
+    assert rows_of(path) == [("ESH1", TRADE, US, US + 5, (1.0, None))]
+
+
 @pytest.mark.parametrize("suffix", [".dbn", ".dbn.zst", ".csv", ".dbn.gz"])
 def test_a_file_is_told_from_its_content(tmp_path: Path, suffix: str) -> None:
     data = metadata(dbn.Schema.TRADES) + trade(10**9)
@@ -141,6 +182,9 @@ BAD = {
     "cut off": (metadata(dbn.Schema.TRADES) + trade(1)[:-3], "cut off: it ends in the middle of a record"),
     "garbage": (b"DBN" + bytes(range(60)) * 9, "not DBN: "),
     "no more than the magic": (b"DBN", "not DBN: "),
+    "a record shorter than its type": (metadata(dbn.Schema.TRADES, ts_out=True) + trade(1), "not DBN: Malformed "),
+    "a record of no length": (metadata(dbn.Schema.TRADES) + bytes(48), "not DBN: "),
+    "zstd that is cut off": (pa.compress(metadata(dbn.Schema.TRADES), "zstd", asbytes=True)[:-9], "Truncated "),
 }
 
 
@@ -152,6 +196,37 @@ def test_a_file_that_is_none_is_one_line(tmp_path: Path, case: str) -> None:
         list(Log([path]).blocks())
     assert str(error.value).startswith(f"{path}: {text}")
     assert "\n" not in str(error.value)
+
+
+WHOLE = metadata(dbn.Schema.TRADES) + trade(1) + mapping(7, "NQH1") + trade(2)
+
+
+@given(
+    cut=st.integers(4, len(WHOLE)),
+    changes=st.lists(st.tuples(st.integers(4, len(WHOLE) - 1), st.integers(0, 255)), max_size=3),
+    block=st.sampled_from([50, 1 << 20]),
+)
+def test_any_damage_is_rows_or_one_clear_line(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, changes: list[tuple[int, int]], block: int
+) -> None:
+    data = bytearray(WHOLE)
+    for place, value in changes:
+        data[place] = value
+    path = write(tmp_path_factory.mktemp("dbn") / "x.dbn", bytes(data[:cut]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feeds.dbn.BLOCK_BYTES", block)
+        said = f"{path}: rows"
+        try:
+            rows_of(path)
+        except FeedError as error:
+            said = str(error)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+
+
+def test_a_text_that_begins_like_it_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", b"DBN_id,symbol,ts_event,price,size\n1,A,%d,2,3\n" % US)
+    assert rows_of(path) == [("A", TRADE, US, None, (2.0, 3.0))]
 
 
 def test_a_name_that_promises_dbn(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import databento_dbn
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,13 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds import readers
-from feeds.decode import Decoder
+from feeds.decode import Decoder, Records
 from feeds.feed import FeedError
 from feeds.fields import layout
 from feeds.readers import LINE_BYTES_MAX, Recording, is_recording
 from feeds.ticks import Symbols
 from tests.feeds.conftest import T0, quote, trade, write_csv, write_ndjson, write_parquet
+from tests.feeds.rows import rows_of
 
+#: As anything: its stubs take the members of its enumerations for texts.
+dbn: Any = databento_dbn
 CSV = f"symbol,ts_recv,bid,ask\nA,{T0},1,2\nB,{T0 + 1},3,\n"
 
 
@@ -252,6 +257,174 @@ def test_any_lines_after_good_ones_count_one_each(tmp_path_factory: pytest.TempP
     found = rows(write(path, CSV + "".join(line + "\n" for line in lines) + CSV.split("\n", 1)[1]))
     assert len(found) == 4 + sum(bool(line.encode().strip()) for line in lines)
     assert found[:2] == found[-2:] == ["A", "B"]
+
+
+# -- places --------------------------------------------------------------------------------------------------------
+
+
+def as_csv(numbers: Sequence[int]) -> bytes:
+    body = "".join(BAD.get(number, f"S{number % 3},{T0 + number},{number},9\n") for number in numbers)
+    return f"\ufeff\nsymbol,ts_recv,bid,ask\n{body}".encode()
+
+
+def as_ndjson(numbers: Sequence[int]) -> bytes:
+    lines = [f'{{"symbol":"S{number % 3}","ts_recv":{T0 + number},"bid":{number}}}\n' for number in numbers]
+    return "".join(BAD.get(number, line) for number, line in zip(numbers, lines, strict=True)).encode()
+
+
+def as_capture(numbers: Sequence[int]) -> bytes:
+    other = f'{T0}000 {{"e":"depthUpdate","s":"S"}}\n'
+    lines = [
+        f'{T0 + number}000 {{"u":1,"s":"S{number % 3}","b":"{number}","B":"1","a":"9","A":"1"}}\n{other * (number % 4)}'
+        for number in numbers
+    ]
+    return "".join(BAD.get(number, line) for number, line in zip(numbers, lines, strict=True)).encode()
+
+
+def as_databento_csv(numbers: Sequence[int]) -> bytes:
+    header = "ts_recv,rtype,publisher_id,instrument_id,action,price,size,bid_px_00,ask_px_00,symbol\n"
+    lines = [f"{T0 + n}000,1,1,5,{'AT'[n % 2]},{n}.0,1,{n}.0,9.0,S{n % 3}\n" for n in numbers]
+    return "".join([header, *(BAD.get(n, line) for n, line in zip(numbers, lines, strict=True))]).encode()
+
+
+def as_dbn(numbers: Sequence[int]) -> bytes:
+    by_number = dbn.SType.INSTRUMENT_ID
+    known = dbn.Metadata("X", 0, by_number, by_number, dbn.Schema.MBP_1, symbols=[], mappings=[])
+    return bytes(known.encode()) + b"".join(bytes(book(number)) for number in numbers)
+
+
+def book(number: int) -> Any:
+    return dbn.MBP1Msg(
+        publisher_id=1,
+        instrument_id=1 + number % 3,
+        ts_event=(T0 + number) * 1000,
+        price=number * 10**9,
+        size=1,
+        action=(dbn.Action.ADD, dbn.Action.TRADE)[number % 2],
+        side=dbn.Side.ASK,
+        depth=0,
+        ts_recv=(T0 + number) * 1000,
+        levels=dbn.BidAskPair(bid_px=number * 10**9, ask_px=9 * 10**9),
+    )
+
+
+def as_parquet(numbers: Sequence[int]) -> bytes:
+    sink = io.BytesIO()
+    names = pa.array([None if n in BAD else f"S{n % 3}" for n in numbers], pa.string())
+    times, bids = (pa.array([start + n for n in numbers], pa.int64()) for start in (T0, 0))
+    pq.write_table(pa.table({"symbol": names, "ts_recv": times, "bid": bids}), sink, row_group_size=7)
+    return sink.getvalue()
+
+
+#: Blank lines, lines that are no rows, and a long one.
+BAD = {4: "\n\n", 9: "junk\n", 13: '{"a":\n', 17: "y" * 700 + "\n", 21: " \n"}
+#: In bytes; always less than the longest line may have.
+SIZE = st.integers(20, 500)
+WRITERS: dict[str, Callable[[Sequence[int]], bytes]] = {
+    "csv": as_csv,
+    "ndjson": as_ndjson,
+    "capture": as_capture,
+    "databento csv": as_databento_csv,
+    "dbn": as_dbn,
+    "parquet": as_parquet,
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "packing"),
+    [(name, packing) for name in WRITERS for packing in PACKINGS if not packing or name != "parquet"],
+)
+@given(count=st.integers(1, 40), first=SIZE, then=SIZE, which=st.integers(0, 50))
+def test_reading_from_any_place_gives_the_rest_of_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, format: str, packing: str, count: int, first: int, then: int, which: int
+) -> None:
+    content = PACKINGS[packing](WRITERS[format](range(count)))
+    path = write(tmp_path_factory.mktemp("places") / f"x{packing}", content)
+    with pytest.MonkeyPatch.context() as patch:
+        set_blocks(patch, first)
+        found = recording(path)
+        blocks = list(found.blocks())
+        places = [block.place for block in blocks]
+        assert places == sorted(set(places))
+        set_blocks(patch, then)
+        whole = [row for block in blocks for row in rows_in(block.records)]
+        start = which % len(blocks)
+        before = sum(block.records.rows for block in blocks[:start])
+        assert [row for rest in found.blocks(places[start]) for row in rows_in(rest.records)] == whole[before:]
+
+
+def set_blocks(patch: pytest.MonkeyPatch, size: int) -> None:
+    for name in ("feeds.readers.CSV_BLOCK_BYTES", "feeds.readers.JSON_BLOCK_BYTES", "feeds.dbn.BLOCK_BYTES"):
+        patch.setattr(name, size)
+    patch.setattr("feeds.readers.BLOCK_ROWS", size // 20)
+    patch.setattr("feeds.readers.LINE_BYTES_MAX", 600)
+
+
+def rows_in(records: Records) -> list[tuple[object, ...]]:
+    """Each row: its key, time, bid and price, or why it cannot be read."""
+    symbols = Symbols()
+    decoded = Decoder(symbols, 0).decode(records)
+    ticks = decoded.ticks
+    values = zip(
+        ticks.row.tolist(), *(map(str, c.tolist()) for c in (ticks.ts_log, ticks.bid, ticks.price)), strict=True
+    )
+    return [
+        (symbols.names[row], *rest) if row >= 0 else (decoded.reason(place),)
+        for place, (row, *rest) in enumerate(values)
+    ]
+
+
+def test_whether_a_line_is_too_long_is_told_by_its_length_alone(tmp_path: Path) -> None:
+    lengths = (500_000, 1_040_000, 700_000, 1_300_000, 1_900_000, 10, LINE_BYTES_MAX - 100, LINE_BYTES_MAX)
+    lines = [b"A,%d,1,2,%s\n" % (T0, b"y" * length) for length in lengths]
+    path = write(tmp_path / "x.csv", b"symbol,ts_recv,bid,ask,x\n" + b"".join(lines))
+    whole = rows(path)
+    assert [row == "A" for row in whole] == [length < LINE_BYTES_MAX - 50 for length in lengths]
+    found = recording(path)
+    for block in list(found.blocks())[1:]:
+        rest = [row for each in found.blocks(block.place) for row in rows_in(each.records)]
+        assert [row[0] for row in rest] == whole[-len(rest) :]
+
+
+# -- a file that is another one ------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feeds.readers.CSV_BLOCK_BYTES", 100)
+    path = write_csv(tmp_path / "x.csv", [quote(T0 + at) for at in range(100)])
+    found = recording(path)
+    assert found.fingerprint == (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino)
+    blocks = found.blocks()
+    next(blocks)
+    with path.open("a") as file:
+        file.write("\n")
+    for read in (lambda: next(blocks), found.check, lambda: next(found.blocks())):
+        with pytest.raises(FeedError, match=f"^{path}: changed while it was read$"):
+            read()
+
+
+def test_a_file_that_is_replaced_or_vanishes_while_it_is_read(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "x.csv", [quote(T0)])
+    found = recording(path)
+    other = write(tmp_path / "y.csv", path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.rename(path)
+    with pytest.raises(FeedError, match=f"^{path}: changed while it was read$"):
+        found.check()
+    path.unlink()
+    with pytest.raises(FeedError, match=f"^{path}: No such file or directory$"):
+        found.check()
+
+
+# -- the real ones -------------------------------------------------------------------------------------------------
+
+
+def test_the_three_forms_of_a_real_recording_are_the_same_ticks(binance6: dict[str, Path]) -> None:
+    found = {name: rows_of(path) for name, path in binance6.items()}
+    assert sorted(found) == ["csv", "ndjson", "parquet"]
+    assert len(found["csv"]) == 81_781
+    assert found["csv"] == found["ndjson"]
+    assert found["csv"] == found["parquet"]
 
 
 def test_which_files_of_a_folder_are_recordings() -> None:
