@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from feeds.convert import time_of
@@ -12,6 +13,9 @@ from feeds.fields import FIELDS
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+_BACK: Final = re.compile(r"-(?P<count>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
+_UNIT_US: Final = {"ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 class Spec:
@@ -80,6 +84,12 @@ def time(text: str) -> int:
     if parsed is None:
         raise ValueError
     return parsed
+
+
+def time_back(text: str) -> int | None:
+    """A time back from now in microseconds, such as ``-15m``; None for what is no such thing."""
+    found = _BACK.fullmatch(text)
+    return None if found is None else int(found["count"]) * _UNIT_US[found["unit"]]
 
 
 def fields_renamed(text: str) -> dict[str, str]:

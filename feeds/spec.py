@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from feeds.clock import Clock, WallClock
 from feeds.feed import Feed
+from feeds.kafka.address import Address
 from feeds.kafka.setup import Setup
 from feeds.options import Spec
 from feeds.replay import open_replay
@@ -25,6 +27,15 @@ def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, setup: Set
     from feeds.kafka import feed  # noqa: PLC0415
 
     return feed.open_kafka(spec, symbols, name, clock, setup)
+
+
+def open_topic(address: Address, setup: Setup, start: int, symbols: Symbols, name: str, clock: Clock) -> Feed:
+    """The feed of topics from a time on, in microseconds: in the order of time while it catches up, and nothing twice."""
+    from feeds.kafka import feed  # noqa: PLC0415
+
+    topic = feed.Kafka(replace(address, start=start), setup, symbols, name=name, clock=clock)
+    topic.go_on({})
+    return topic
 
 
 #: Each kind of feed by the scheme of its spec. A new kind is a line here.

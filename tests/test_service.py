@@ -15,9 +15,10 @@ from feeds.clock import WallClock
 from feeds.feed import Anew, FeedError
 from feeds.ticks import Symbols
 from tests.hand import HandFeed
+from ticker.health import FeedHealth, FeedState
 from ticker.hub import HEARTBEAT_SLOTS
 from ticker.lanes import Client
-from ticker.service import FeedHealth, FeedState, Service
+from ticker.service import Service
 from ticker.settings import Settings
 from ticker.transport import BufferedOutlet
 
@@ -161,19 +162,19 @@ async def test_stopping_tells_every_client_a_time_to_come_back_and_fails_readine
 
 def test_a_feed_is_starting_then_live_then_stale_until_it_ends() -> None:
     feed = HandFeed(Symbols())
-    health = FeedHealth(feed)
-    assert (health.state(0, 100), health.age_ms(0)) == (FeedState.STARTING, None)
+    health = FeedHealth(feed, stale_ms=100)
+    assert (health.state(0), health.age_ms(0)) == (FeedState.STARTING, None)
     health.arrived = 1_000_000
-    assert health.state(1_100_000, 100) is FeedState.STARTING, "it has not brought all that there was"
+    assert health.state(1_100_000) is FeedState.STARTING, "it has not brought all that there was"
     feed.warm = True
-    assert (health.state(1_100_000, 100), health.age_ms(1_100_000)) == (FeedState.LIVE, 100)
-    assert (health.state(1_100_001, 100), health.age_ms(999_999)) == (FeedState.STALE, 0)
+    assert (health.state(1_100_000), health.age_ms(1_100_000)) == (FeedState.LIVE, 100)
+    assert (health.state(1_100_001), health.age_ms(999_999)) == (FeedState.STALE, 0)
     feed.trouble = "the source does not answer"
-    assert health.state(1_100_000, 100) is FeedState.DOWN
+    assert health.state(1_100_000) is FeedState.DOWN
     feed.trouble = None
-    assert health.state(1_100_000, 100) is FeedState.LIVE
+    assert health.state(1_100_000) is FeedState.LIVE
     health.ending = FeedState.ENDED
-    assert health.state(1_100_001, 100) is FeedState.ENDED
+    assert health.state(1_100_001) is FeedState.ENDED
 
 
 async def test_a_log_made_anew_is_told_with_its_epoch_and_forgets_what_was() -> None:

@@ -7,7 +7,11 @@ Data flows one way, and so do imports (upwards in this list, never down):
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols
     service     the clock: feeds into the table, rounds out of the hub
-    replays     recordings played to clients: a clock, a table and a hub each
+    replays     all replays, over the sources that there are
+    recorded    one of recorded files: seek, step, checkpoints
+    catchup     one of a live log from some time ago, until it is live
+    replay      what both are: a clock, a table and a hub of its own, and who shares them
+    patient     the outlet of a client that the clock waits for
     index       the checkpoints of a recording in a file beside it
     transport   outlets: shared frames straight to the socket, or through plain ASGI
     hub         all clients: who joins, what is due, who is told what
@@ -19,6 +23,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     directory   the symbols there are, and which of them a pattern matches
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`
+    health      how a running feed is
     settings    every limit, once
     errors      every error and close code, once
 

@@ -31,16 +31,17 @@ from feeds.clock import WallClock
 from feeds.feed import Feed, FeedError, Resumable
 from feeds.fields import FIELDS
 from feeds.kafka.address import Address, destination
+from feeds.kafka.address import parse as address
 from feeds.kafka.setup import Security, Setup
 from feeds.options import Spec, fields_renamed
 from feeds.options import time as time_us
 from feeds.replay import find_files
-from feeds.spec import open_feed
+from feeds.spec import open_feed, open_topic
 from feeds.ticks import Symbols
 from ticker.errors import RequestError
 from ticker.protocol import field_set
-from ticker.replays import Replays
-from ticker.server import create_app
+from ticker.replays import OpenLog, Replays
+from ticker.server import create_app, stop
 from ticker.service import Service
 from ticker.settings import Settings, flag, session_start_us, variable
 from ticker.transport import StreamProtocol
@@ -147,7 +148,7 @@ def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values
     _log_to_stderr(log_level)
     symbols, clock = Symbols(), WallClock()
     feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
-    replays = _open_sources(sources, settings, clock)
+    replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
     listener = _listen(settings)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
@@ -465,14 +466,28 @@ def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka:
         try:
             name = spec.partition(":")[0]
             count[name] += 1
-            nth = "" if count[name] == 1 else f"-{count[name]}"
-            feeds.append(open_feed(spec, symbols, name=name + nth, clock=clock, kafka=kafka))
+            feeds.append(open_feed(spec, symbols, name=_nth(name, count[name]), clock=clock, kafka=kafka))
         except FeedError as error:
             raise click.UsageError(str(error)) from None
     return feeds
 
 
-def _open_sources(texts: Sequence[str], settings: Settings, clock: WallClock) -> Replays | None:
+def _topics(specs: Sequence[str], kafka: Setup) -> dict[str, OpenLog]:
+    """What opens the topics of each feed from a time on: `kafka:TOPIC`, of the second feed `kafka-2:TOPIC`, and so on."""
+    addresses = [address(spec) for text in specs if (spec := Spec(text)).scheme == "kafka"]
+    return {
+        f"{_nth('kafka', number)}:{','.join(found.topics)}": partial(open_topic, found, kafka)
+        for number, found in enumerate(addresses, 1)
+    }
+
+
+def _nth(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _open_sources(
+    texts: Sequence[str], settings: Settings, clock: WallClock, topics: Mapping[str, OpenLog]
+) -> Replays | None:
     """What clients may replay, by name; None where there is nothing. Raises UsageError."""
     paths: dict[str, str] = {}
     for text in texts:
@@ -483,7 +498,7 @@ def _open_sources(texts: Sequence[str], settings: Settings, clock: WallClock) ->
             raise click.UsageError(f"--source: expected each name once, was {name!r} twice")
         paths[name] = path
     try:
-        return Replays(settings, paths, clock) if paths else None
+        return Replays(settings, paths, clock, topics) if paths or topics else None
     except FeedError as error:
         raise click.UsageError(f"--source: {error}") from None
 
@@ -525,7 +540,7 @@ def _run(service: Service, replays: Replays | None, listener: socket.socket) -> 
     # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    server = Server(config, service)
+    server = Server(config, partial(stop, service, replays))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.before_and_after)
     _invite(listener, service.table.symbols)
@@ -536,9 +551,10 @@ def _run(service: Service, replays: Replays | None, listener: socket.socket) -> 
 class Server(uvicorn.Server):
     """uvicorn's server, which tells the clients before it closes on them, and waits for none that does not read."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        """`stop` tells the clients."""
         super().__init__(config)
-        self._service = service
+        self._stop = stop
         self._told = 0.0
         self._begun = False
 
@@ -560,7 +576,7 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.stop()
+        self._stop()
         asyncio.get_running_loop().call_later(CUT_OFF_S, self._cut_off)
         await asyncio.sleep(0)
         await super().shutdown(sockets)

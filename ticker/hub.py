@@ -9,6 +9,7 @@ messages carry and rounds fall by. Live they are the same, and `ts` is left out.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -26,6 +27,7 @@ from ticker.settings import Settings
 
 #: A seq that no log reaches: what is withheld until the client has been told of the log.
 NEVER: Final = 1 << 62
+RECONNECT_SPREAD_MS: Final = 2000  # clients of a stopped server come back spread over this long
 HEARTBEAT_SLOTS: Final = 20  # heartbeats are spread over their interval, so that they never come as one burst
 
 
@@ -212,6 +214,13 @@ class Hub:
                     self._end_waiting(client)
                 elif due and client.blocked_since is None and not client.skipped:
                     self._renew(client)
+
+    def dismiss(self, now: int) -> None:
+        """Tell every client to come back elsewhere or later, each in a time of its own. It is the last that it is told."""
+        for client in self.clients:
+            wait_ms = random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, hides nothing
+            message = encode({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms})
+            client.outlet.offer(client.outlet.encoding.whole(message))
 
     def _look_after(self, client: Client, now: int) -> None:
         client.block(now)

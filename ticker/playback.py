@@ -26,6 +26,8 @@ from ticker.checkpoints import Checkpoint
 from ticker.paces import Pace
 from ticker.quotes import Changes, QuoteTable
 
+#: The horizon of what goes on for ever. Nothing is as late, but for `NEVER`.
+OPEN: Final = NEVER - 1
 #: Blocks that are held at most, before some have been played.
 BLOCKS_AHEAD: Final = 4
 
@@ -84,10 +86,13 @@ class Playback:
         part: int,
         start: int,
         end: int,
-        since: int,
+        since: int | None = None,
         keep: Callable[[Checkpoint], None] | None = None,
     ) -> None:
-        """Play the ticks in [start, end) into rows of `part`; `since` is as in `Ticks`. `keep` is given checkpoints."""
+        """Play the ticks in [start, end) into rows of `part`; `keep` is given checkpoints.
+
+        `since` is as in `Ticks`; where it is None, as the ticks that are offered have it.
+        """
         self.table = table
         self.start = start
         self.end = end
@@ -102,7 +107,7 @@ class Playback:
         self._pieces: deque[_Piece] = deque()
         self._blocks = 0
         #: All ticks before it have been offered.
-        self._horizon = start
+        self.horizon = start
         #: Rows with a value, in the order of their first ticks.
         self._order: dict[int, None] = {}
         self._claims: Claims | None = None
@@ -111,13 +116,13 @@ class Playback:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def open(self, names: Sequence[str]) -> None:
-        """What is offered from now on is of a log with these `names`, by row; they may grow."""
+        """What is offered from now on is of a log with these `names`, by row; they may grow. Else its rows are the table's."""
         self._claims = Claims(names, self.table.symbols, self._part)
 
     @property
     def finished(self) -> bool:
         """Whether all has been offered that there is."""
-        return self._horizon == NEVER
+        return self.horizon == NEVER
 
     @property
     def hungry(self) -> bool:
@@ -129,19 +134,24 @@ class Playback:
         ticks, time, last = block.ticks, np.maximum(block.time, self.start), max(block.last, self.start)
         if last >= self.end:
             ticks, time = self._before_end(ticks, time)
-        ticks = replace(ticks, since=self._since)
+        if self._since is not None:
+            ticks = replace(ticks, since=self._since)
         at = int(np.searchsorted(time, last))
         # What stands at the last time may go on in the next block: a piece of its own.
         self._pieces.append(_Piece(ticks[:at], time[:at], last, block.cursor))
         if at < len(time):
             self._pieces.append(_Piece(ticks[at:], time[at:], last + 1))
-        self._horizon = last
+        self.horizon = max(self.horizon, last)
         if last >= self.end:
             self.finish()
 
     def finish(self) -> None:
         """There is nothing more."""
-        self._horizon = NEVER
+        self.horizon = NEVER
+
+    def go_live(self) -> None:
+        """What is offered from now on happens as it is offered, at no time that has passed: nothing waits for it."""
+        self.horizon = OPEN
 
     def _before_end(self, ticks: Ticks, time: Ints) -> tuple[Ticks, Ints]:
         count = int(np.searchsorted(time, self.end))
@@ -169,7 +179,7 @@ class Playback:
         """Play up to the position `ts`; False where blocks have to be offered first."""
         while (event := self._event()) is not None and event.until <= ts:
             self._do(event)
-        if self._horizon < ts:
+        if self.horizon < ts:
             return False
         self._apply(ts)
         self.position = max(self.position, ts)
@@ -198,12 +208,12 @@ class Playback:
             elif first is not None:
                 due = min(due, first - first % interval + interval)
         if each and first is not None and first < due:
-            if first < self._horizon:
+            if first < self.horizon:
                 return _Event(first, first + 1, first)
-        elif due < NEVER and due <= self._horizon:
+        elif due < NEVER and due <= self.horizon:
             return _Event(due, due, due)
         piece = self._pieces[0] if self._pieces else None
-        if piece is not None and piece.until <= self._horizon and not (each and piece.first != NEVER):
+        if piece is not None and piece.until <= self.horizon and not (each and piece.first != NEVER):
             return _Event(max(piece.until, self.position), piece.until)
         return None
 
@@ -230,11 +240,10 @@ class Playback:
 
     def _fold(self, ticks: Ticks, first: int) -> None:
         """Fold ticks in, the first of which has the time `first`."""
-        assert self._claims is not None
-        row = self._claims.rows(ticks.row)
-        ticks = replace(ticks, row=row)
-        if len(self._order) < len(self.table.symbols):
-            self._note_order(row)
+        if self._claims is not None:
+            ticks = replace(ticks, row=self._claims.rows(ticks.row))
+        if self._keep is not None and len(self._order) < len(self.table.symbols):
+            self._note_order(ticks.row)
         self.ticks += len(ticks)
         changes = self.table.apply(ticks)
         if self._deaf:
@@ -248,6 +257,11 @@ class Playback:
         known = row < self.table.capacity
         new = row[~known | (self.table.n[np.where(known, row, 0)] == 0)]
         self._order.update(dict.fromkeys(new.tolist()))
+
+    def begin_anew(self, rows: Ints) -> None:
+        """The log of `rows` is another one: play what was offered of the old one, and forget it."""
+        self._apply(NEVER)
+        self._rounds.fold(self.table.forget(rows))
 
     # -- seeking -------------------------------------------------------------------------------------------------------
 
@@ -270,15 +284,15 @@ class Playback:
             self.table.forget(np.arange(self.table.capacity))
         self._order = dict.fromkeys(rows.tolist())
         self.ticks = checkpoint.ticks if checkpoint else 0
-        self.position = self._horizon = checkpoint.time if checkpoint else self.start
+        self.position = self.horizon = checkpoint.time if checkpoint else self.start
         self._pieces.clear()
 
     def absorb(self, ts: int) -> bool:
         """Bring the table to the position `ts` without a round; False where blocks have to be offered first."""
         self._deaf = True
         try:
-            self._apply(min(ts, self._horizon))
+            self._apply(min(ts, self.horizon))
         finally:
             self._deaf = False
-        self.position = max(self.position, min(ts, self._horizon))
-        return self._horizon >= ts
+        self.position = max(self.position, min(ts, self.horizon))
+        return self.horizon >= ts

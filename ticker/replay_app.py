@@ -14,10 +14,11 @@ from feeds import options
 from ticker.errors import Code, RequestError
 from ticker.http import json
 from ticker.protocol import SPEED_MAX
-from ticker.replays import Replays, Request
+from ticker.replay import Request
+from ticker.replays import Replays
 
 #: What the query of `/v1/replay` may hold.
-QUERY: Final = ("source", "from", "to", "speed", "autoplay", "symbols", "skip_gap_s", "session")
+QUERY: Final = ("source", "from", "to", "speed", "autoplay", "symbols", "skip_gap_s", "then", "session")
 SKIP_GAP_S_MAX: Final = 86_400.0
 
 
@@ -27,33 +28,40 @@ def replays_of(connection: HTTPConnection) -> Replays | None:
     return replays
 
 
-def request_of(query: Mapping[str, str]) -> Request:
-    """What the query of `/v1/replay` asks for. Raises RequestError."""
+def request_of(query: Mapping[str, str], now: int) -> Request:
+    """What the query of `/v1/replay` asks for at the time `now`. Raises RequestError."""
     for name in query:
         if name not in QUERY:
             raise RequestError(Code.INVALID_REQUEST, f"query: expected one of {', '.join(QUERY)}, was {name[:40]!r}")
     if "source" not in query:
         raise RequestError(Code.INVALID_REQUEST, "source: expected a name that /v1/sources lists, which is missing")
+    then_live = _then_live(query)
     gap_s = _number(query, "skip_gap_s", SKIP_GAP_S_MAX)
+    speed = _number(query, "speed", SPEED_MAX) if query.get("speed", "max") != "max" else None
     return Request(
         source=query["source"],
-        start=_time(query, "from"),
+        start=_time(query, "from", now if then_live else None),
         end=_time(query, "to"),
-        speed=None if query.get("speed") == "max" else _number(query, "speed", SPEED_MAX) or 1.0,
+        speed=speed if then_live or "speed" in query else 1.0,
         playing=_flag(query, "autoplay"),
         symbols=query.get("symbols"),
         skip_gap_us=None if gap_s is None else int(gap_s * 1e6),
+        then_live=then_live,
     )
 
 
-def _time(query: Mapping[str, str], name: str) -> int | None:
+def _time(query: Mapping[str, str], name: str, now: int | None = None) -> int | None:
+    """A time of the query; one back from `now` as well, where that is given."""
     text = query.get(name)
     if text is None:
         return None
     try:
+        if now is not None and (back := options.time_back(text)) is not None:
+            return now - back
         return options.time(text)
     except ValueError:
-        expected = f"{name}: expected a time in ISO 8601 or since 1970, was {text[:40]!r}"
+        back_too = "" if now is None else ", or back such as -10m"
+        expected = f"{name}: expected a time in ISO 8601 or since 1970{back_too}, was {text[:40]!r}"
         raise RequestError(Code.INVALID_REQUEST, expected) from None
 
 
@@ -77,6 +85,13 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
     if text not in {"0", "1"}:
         raise RequestError(Code.INVALID_REQUEST, f"{name}: expected 0 or 1, was {text[:40]!r}")
     return text == "1"
+
+
+def _then_live(query: Mapping[str, str]) -> bool:
+    text = query.get("then")
+    if text not in {None, "live"}:
+        raise RequestError(Code.INVALID_REQUEST, f"then: expected live, was {text[:40]!r}")
+    return text is not None
 
 
 async def sources(request: HttpRequest) -> Response:

@@ -20,9 +20,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from feeds.feed import FeedError
 from ticker.errors import Close, Code, RequestError
 from ticker.http import busy, events, json, refused, service_of, snapshot, symbols
+from ticker.lanes import Client
 from ticker.protocol import PROTOCOL, encode, error
+from ticker.replay import Replay, public
 from ticker.replay_app import replays_of, request_of, sources
-from ticker.replays import Replays, public
+from ticker.replays import Replays
 from ticker.service import Service
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
 
@@ -38,7 +40,7 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
         running.add_done_callback(partial(_end_with, service))
         beating = asyncio.create_task(replays.run(), name="replays") if replays else None
         yield
-        service.stop()
+        stop(service, replays)
         running.cancel()
         if replays and beating:
             beating.cancel()
@@ -64,6 +66,13 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
     app.state.service = service
     app.state.replays = replays
     return app
+
+
+def stop(service: Service, replays: Replays | None) -> None:
+    """Tell every client to come back elsewhere or later. Nothing is sent to any after that."""
+    service.stop()
+    if replays:
+        replays.dismiss()
 
 
 def _end_with(service: Service, running: asyncio.Task[None]) -> None:
@@ -108,8 +117,22 @@ async def replay(websocket: WebSocket) -> None:
 
 async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet | BufferedOutlet) -> None:
     """Let a replay answer each message of a client, until either side ends it. Raises RequestError, FeedError."""
-    playing = await replays.enter(websocket.query_params.get("session"), partial(request_of, websocket.query_params))
-    client = await playing.join(outlet)
+    query = websocket.query_params
+    playing = await replays.enter(query.get("session"), partial(request_of, query, replays.clock.now()))
+    try:
+        client = await playing.join(outlet)
+        try:
+            await _control(websocket, playing, client, outlet)
+        finally:
+            playing.leave(client)
+            outlet.on_drained = lambda: None  # or else client and outlet would keep each other
+    finally:
+        replays.left(playing)
+
+
+async def _control(
+    websocket: WebSocket, playing: Replay, client: Client, outlet: SocketOutlet | BufferedOutlet
+) -> None:
     outlet.on_drained = lambda: playing.drained(client)
     outlet.bear(playing.settings.replay_stall_s_max)
     try:
@@ -122,10 +145,6 @@ async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet |
             await outlet.writable()
     except WebSocketDisconnect:
         return
-    finally:
-        playing.leave(client)
-        outlet.on_drained = lambda: None
-        replays.left(playing)
 
 
 def _refuse(outlet: SocketOutlet | BufferedOutlet, failure: RequestError, close: Close) -> None:

@@ -8,66 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import cycle
 from typing import Any, Final
 
 from feeds.clock import Clock
 from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Symbols
+from ticker.health import FeedHealth, FeedState
 from ticker.hub import HEARTBEAT_SLOTS, Hub
-from ticker.protocol import encode
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings, session_start_us
 
 log: Final = logging.getLogger(__name__)
-
-RECONNECT_SPREAD_MS: Final = 2000  # clients of a stopped server come back spread over this long
-
-
-class FeedState(StrEnum):
-    """What a client is told of a feed."""
-
-    #: It has not brought yet what there was before it may be served.
-    STARTING = "starting"
-    LIVE = "live"
-    #: It has brought nothing for a while.
-    STALE = "stale"
-    #: It cannot be read. It may come back.
-    DOWN = "down"
-    ENDED = "ended"
-
-
-@dataclass(slots=True)
-class FeedHealth:
-    """What is known of one running feed."""
-
-    feed: Feed
-    #: When it last brought ticks; None before it first did.
-    arrived: int | None = None
-    #: How it ended, once it has.
-    ending: FeedState | None = None
-    #: The state that clients were last told.
-    told: FeedState = FeedState.STARTING
-
-    def state(self, now: int, stale_ms: int) -> FeedState:
-        """The feed's state at `now`."""
-        if self.ending is not None:
-            return self.ending
-        if self.feed.trouble is not None:
-            return FeedState.DOWN
-        if not self.feed.warm:
-            return FeedState.STARTING
-        quiet = self.arrived is None or now - self.arrived > stale_ms * 1000
-        return FeedState.STALE if quiet else FeedState.LIVE
-
-    def age_ms(self, now: int) -> int | None:
-        """Milliseconds since the last arrival; None before the first."""
-        return None if self.arrived is None else max(0, now - self.arrived) // 1000
 
 
 class Service:
@@ -80,7 +34,7 @@ class Service:
         self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
         self._epochs = {feed.name: feed.epoch for feed in feeds}
         self.hub = Hub(self.table, settings, self._epochs, closed=all(feed.closed for feed in feeds))
-        self.health = {feed.name: FeedHealth(feed) for feed in feeds}
+        self.health = {feed.name: FeedHealth(feed, settings.stale_ms) for feed in feeds}
         #: Set once the service is to end: whoever waits for news ends then.
         self.stopping = asyncio.Event()
         #: Whether `run` has ended by an error.
@@ -104,15 +58,7 @@ class Service:
 
     def feeds_at(self, now: int) -> Mapping[str, Mapping[str, Any]]:
         """State, age and lag of each feed by name, as the heartbeat tells them."""
-        stale_ms = self.settings.stale_ms
-        return {
-            name: {
-                "state": health.state(now, stale_ms),
-                "age_ms": health.age_ms(now),
-                "lag": health.feed.stats.lag,
-            }
-            for name, health in self.health.items()
-        }
+        return {name: health.at(now) for name, health in self.health.items()}
 
     def names(self) -> Sequence[str]:
         """All symbols that clients can watch, by name."""
@@ -130,11 +76,7 @@ class Service:
         if self.stopping.is_set():
             return
         self.stopping.set()
-        now = self.clock.now()
-        for client in list(self.hub.clients):
-            wait_ms = random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, hides nothing
-            message = encode({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms})
-            client.outlet.offer(client.outlet.encoding.whole(message))
+        self.hub.dismiss(self.clock.now())
 
     async def run(self) -> None:
         """Serve until cancelled. A feed that fails is told to the clients; anything else that fails ends the service."""
@@ -202,9 +144,7 @@ class Service:
     def _tell_states(self, now: int) -> None:
         """Announce each feed whose state is another than the one told last."""
         for name, health in self.health.items():
-            state = health.state(now, self.settings.stale_ms)
-            if state is not health.told:
-                health.told = state
-                log.info("feed %s: %s", name, state)
-                status = {"type": "status", "ts": now, "feed": name, "state": state, "age_ms": health.age_ms(now)}
-                self.hub.announce(status, now)
+            news = health.news(now)
+            if news is not None:
+                log.info("feed %s: %s", name, news["state"])
+                self.hub.announce(news, now)

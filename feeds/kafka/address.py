@@ -10,7 +10,7 @@ from typing import Final
 
 from feeds.feed import FeedError
 from feeds.fields import FIELDS
-from feeds.options import Spec, fields_renamed, time
+from feeds.options import Spec, fields_renamed, time, time_back
 
 PORT: Final = 9092
 
@@ -18,8 +18,6 @@ _LABEL = r"[^:\[\]/@,\s.]{1,63}"  # of a host's name: what is empty or longer ca
 _SERVER = re.compile(rf"(?P<host>\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(?P<port>[0-9]{{1,5}}))?")
 #: What Kafka itself takes as the name of a topic.
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_BACK = re.compile(r"-(?P<count>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
-_UNIT_US: Final = {"ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 START: Final = "session, latest, earliest, a time back such as -15m, or a time in ISO 8601 or since 1970"
 
@@ -100,9 +98,9 @@ def _path(spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def start(text: str) -> Start | Back | int:
     """Where reading begins. Raises ValueError."""
-    back = _BACK.fullmatch(text)
+    back = time_back(text)
     if back is not None:
-        return Back(int(back["count"]) * _UNIT_US[back["unit"]])
+        return Back(back)
     if text in {word.value for word in Start}:
         return Start(text)
     since_us = time(text)

@@ -249,7 +249,9 @@ class Kafka:
                         ticks = self._reading.ticks(block, self._since, self._clock.now(), sure=True)
                     count += len(block)
                     if ticks:
+                        given = time.monotonic()
                         yield ticks
+                        self._excuse(time.monotonic() - given)
                     else:
                         await asyncio.sleep(0)
                 if not count:  # a poll that finds records in memory gives nobody else a turn
@@ -268,6 +270,11 @@ class Kafka:
                     partition.position = merge.holds.get(partition.part, partition.position)
             watching.cancel()
             await asyncio.wait((watching,))
+
+    def _excuse(self, held_up_s: float) -> None:
+        """Whoever takes the ticks held reading up: no partition was asked meanwhile."""
+        for partition in self._partitions.values():
+            partition.heard += held_up_s
 
     def _begin_in_order(self) -> Anew:
         """Warm up from the beginning once more, with the records of all partitions in the order of their times.
