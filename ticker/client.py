@@ -38,6 +38,7 @@ from ticker.dialogue import (
     Connected,
     Dialogue,
     Feed,
+    Live,
     Lost,
     Message,
     Notice,
@@ -58,6 +59,7 @@ __all__ = [
     "Completed",
     "Connected",
     "Feed",
+    "Live",
     "Lost",
     "Notice",
     "Quote",
@@ -73,6 +75,7 @@ __all__ = [
 ]
 
 PATH: Final = "/v1/stream"
+REPLAY_PATH: Final = "/v1/replay"
 #: Updates of a replay that wait for the loop; while there are more, nothing is read, and the replay's clock waits.
 OWED_MAX: Final = 10_000
 #: A snapshot of a hundred thousand symbols fits.
@@ -121,6 +124,14 @@ def stream_url(url: str) -> str:
     if parts.port == 0:
         raise ValueError(f"url: expected a port from 1 to 65535, was {url!r}")
     return parts._replace(scheme=scheme, path=PATH if parts.path in {"", "/"} else parts.path).geturl()
+
+
+def live_url(url: str) -> str:
+    """The address of the live stream that stands beside a replay's."""
+    parts = urlsplit(url)
+    if not parts.path.endswith(REPLAY_PATH):
+        return url
+    return parts._replace(path=parts.path.removesuffix(REPLAY_PATH) + PATH, query="").geturl()
 
 
 def connect(
@@ -360,6 +371,8 @@ class Stream:
                 raise StreamError(ending.reason)
             if self._dialogue.replaying:  # its clock and its state went with the connection
                 raise StreamError(f"the replay was lost: {ending.reason}")
+            if self._dialogue.caught_up:  # the same log, of which the newest is held already
+                self.url = live_url(self.url)
             delay_s = ending.after_s
             if ending.advice is Advice.RECONNECT:
                 lived_s = 0.0 if self._welcomed_s is None else self._clock() - self._welcomed_s

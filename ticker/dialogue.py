@@ -145,7 +145,17 @@ class Completed:
         return f"replay completed at {self.ts}: {self.ticks} ticks"
 
 
-Notice = Connected | Lost | Rejected | Feed | Slow | Renewed | ShuttingDown | Complaint | Clock | Completed
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A replay has caught up with what is live, at `ts`, and goes on with it."""
+
+    ts: int
+
+    def __str__(self) -> str:
+        return f"caught up, and live from {self.ts} on"
+
+
+Notice = Connected | Lost | Rejected | Feed | Slow | Renewed | ShuttingDown | Complaint | Clock | Completed | Live
 
 #: The ops that move the clock of a replay.
 CONTROLS: Final = frozenset(("play", "pause", "speed", "seek", "step"))
@@ -198,6 +208,8 @@ class Dialogue:
         self.replaying = False
         self.clock: Clock | None = None
         self.completed = False
+        #: Whether this was a replay, and is live by now.
+        self.caught_up = False
         #: By the id of a command to the clock, what became of it.
         self.answers: dict[int, Clock | Complaint] = {}
         #: The last fatal error of the connection, which says more than the close code that follows it.
@@ -304,6 +316,9 @@ class Dialogue:
             case "replay_completed":
                 self.completed = True
                 reaction.notices.append(Completed(message["ts"], message["ticks"]))
+            case "live":
+                self._go_live(message["ts"])
+                reaction.notices.append(Live(message["ts"]))
             case "shutdown":
                 reaction.leave_s = message["reconnect_after_ms"] / 1000
             case "error":
@@ -326,6 +341,10 @@ class Dialogue:
         else:
             reaction.notices.append(self.clock)
 
+    def _go_live(self, ts: int) -> None:
+        self.clock = Clock(ts, 1.0, "live")
+        self.replaying, self.caught_up = False, True
+
     def _welcome(self, message: Message, reaction: Reaction) -> None:
         if message["protocol"] != PROTOCOL:
             reaction.ending = Ending(Advice.FAIL, f"expected a server of {PROTOCOL}, was {message['protocol']}")
@@ -336,6 +355,8 @@ class Dialogue:
         if self.replaying:
             speed = None if message["speed"] == "max" else message["speed"]
             self.clock = Clock(message["ts"], speed, message["state"])
+            if message["state"] == "live":
+                self._go_live(message["ts"])
         self._message_bytes = message["limits"].get("message_bytes", MESSAGE_BYTES)
         since, held = self.mirror.since(), self.mirror.epoch
         self.mirror.apply(message)

@@ -55,14 +55,17 @@ def _time(query: Mapping[str, str], name: str, now: int | None = None) -> int | 
     text = query.get(name)
     if text is None:
         return None
+    if now is not None and (back := options.time_back(text)) is not None:
+        return now - back
     try:
-        if now is not None and (back := options.time_back(text)) is not None:
-            return now - back
-        return options.time(text)
+        time = options.time(text)
     except ValueError:
+        time = -1
+    if time < 0:  # before 1970, where no tick is: -15 without its unit
         back_too = "" if now is None else ", or back such as -10m"
         expected = f"{name}: expected a time in ISO 8601 or since 1970{back_too}, was {text[:40]!r}"
-        raise RequestError(Code.INVALID_REQUEST, expected) from None
+        raise RequestError(Code.INVALID_REQUEST, expected)
+    return time
 
 
 def _number(query: Mapping[str, str], name: str, most: float) -> float | None:
