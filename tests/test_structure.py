@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ticker
+
 ROOT = Path(__file__).parent.parent
 
 #: From the ground up; modules of one floor do not import each other.
@@ -31,7 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.session ticker.dialogue ticker.paces ticker.checkpoints",
         "ticker.lanes ticker.playback",
         "ticker.hub ticker.run ticker.patient",
-        "ticker.transport ticker.client ticker.index ticker.replay",
+        "ticker.transport ticker.client ticker.index ticker.replaying",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
         "ticker.http",
@@ -150,3 +152,9 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 def test_the_python_of_this_run_is_supported() -> None:
     assert (3, 11) <= sys.version_info[:2] <= (3, 14)
+
+
+def test_no_module_hides_a_name_that_its_package_gives() -> None:
+    """Once imported, it would stand in its place."""
+    for name in ticker.__all__:
+        assert f"ticker.{name}" not in modules()

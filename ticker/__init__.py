@@ -10,7 +10,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     replays     all replays, over the sources that there are
     recorded    one of recorded files: seek, step, checkpoints
     catchup     one of a live log from some time ago, until it is live
-    replay      what both are: a clock, a table and a hub of its own, and who shares them
+    replaying   what both are: a clock, a table and a hub of its own, and who shares them
     patient     the outlet of a client that the clock waits for
     index       the checkpoints of a recording in a file beside it
     transport   outlets: shared frames straight to the socket, or through plain ASGI

@@ -25,7 +25,7 @@ from ticker.lanes import Client
 from ticker.patient import Writable
 from ticker.playback import Playback
 from ticker.protocol import Clocking, Pause, Play, Seek, Speed, Step, encode
-from ticker.replay import FEED, Replay, Request
+from ticker.replaying import FEED, Replay, Request
 from ticker.settings import Settings
 
 log: Final = logging.getLogger(__name__)

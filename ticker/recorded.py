@@ -16,7 +16,7 @@ from ticker.errors import Code, RequestError
 from ticker.index import Index
 from ticker.playback import BLOCKS_AHEAD, Playback
 from ticker.protocol import Clocking, Seek, Step
-from ticker.replay import FEED, Replay, Request
+from ticker.replaying import FEED, Replay, Request
 from ticker.settings import Settings
 
 #: Time between two messages of progress of one seek.

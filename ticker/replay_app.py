@@ -14,7 +14,7 @@ from feeds import options
 from ticker.errors import Code, RequestError
 from ticker.http import json
 from ticker.protocol import SPEED_MAX
-from ticker.replay import Request
+from ticker.replaying import Request
 from ticker.replays import Replays
 
 #: What the query of `/v1/replay` may hold.

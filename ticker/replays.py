@@ -23,7 +23,7 @@ from ticker.errors import Code, RequestError
 from ticker.hub import HEARTBEAT_SLOTS
 from ticker.index import Index, beside
 from ticker.recorded import Recorded
-from ticker.replay import Replay, Request, public
+from ticker.replaying import Replay, Request, public
 from ticker.settings import Settings
 
 log: Final = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from ticker.errors import Close, Code, RequestError
 from ticker.http import busy, events, json, refused, service_of, snapshot, symbols
 from ticker.lanes import Client
 from ticker.protocol import PROTOCOL, encode, error
-from ticker.replay import Replay, public
 from ticker.replay_app import replays_of, request_of, sources
+from ticker.replaying import Replay, public
 from ticker.replays import Replays
 from ticker.service import Service
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
