@@ -25,7 +25,7 @@ _TRADES: Final = ("trade", "aggTrade")
 _COIN_MARGINED: Final = re.compile("USD_")
 _COLUMNS: Final = (
     *("symbol", "venue", "type", "ts_event", "ts_recv"),
-    *("bid", "bid_size", "ask", "ask_size", "price", "size"),
+    *("bid", "bid_size", "ask", "ask_size", "price", "size", "is_buyer_maker", "trade_id"),
 )
 _DIGITS_MAX: Final = 30  # of a time; with so many it is out of range
 _NOT_READ: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -68,7 +68,8 @@ def _row(message: object) -> Row | None:
         row["ask_size"] = data.get("A")
         venue = "coinm" if "ps" in data else "usdm" if "T" in data else "spot"
     elif event in _TRADES:
-        row = {"type": "trade", "price": data.get("p"), "size": data.get("q")}
+        row = {"type": "trade", "price": data.get("p"), "size": data.get("q"), "is_buyer_maker": data.get("m")}
+        row["trade_id"] = data.get("t" if event == "trade" else "a")
         venue = "spot" if "M" in data else "coinm" if _COIN_MARGINED.search(data["s"]) else "usdm"
     else:
         return None

@@ -32,6 +32,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 #: The unit of a time that is a bare number is told from its size: below 1e11 seconds, 1e14 ms, 1e17 µs, else ns.
 SECONDS_MAX, MILLIS_MAX, MICROS_MAX = 10**11, 10**14, 10**17
+#: A longer identifier is none.
+IDENTIFIER_BYTES_MAX: Final = 64
 _EXACT: Final = 2**53  # whole numbers up to here, and powers of ten up to 22, are exact in float64
 _POWER_EXACT_MAX: Final = 22
 
@@ -326,6 +328,34 @@ def texts(column: Column) -> tuple[Ints, list[str]]:
     for empty in (code for code, name in enumerate(names) if not name):
         codes = np.where(codes == empty, -1, codes)
     return codes, [name or "" for name in names]
+
+
+def words(column: Column) -> tuple[Ints, list[str]]:
+    """As `texts`, of a column in which yes and no are words too: ``true`` and ``false``."""
+    if isinstance(column, Objects):
+        if bool in column.kinds:
+            column = Objects.of([str(value).lower() if isinstance(value, bool) else value for value in column.values])
+    elif pa.types.is_boolean(column.type):
+        column = column.cast(pa.string())
+    return texts(column)
+
+
+def identifiers(column: Column) -> Array:
+    """A column of names that are texts or whole numbers, as Arrow strings: null where there is none, or no such name."""
+    if isinstance(column, Objects):
+        array = pa.array([str(value) if type(value) in {str, int} else None for value in column.values], pa.string())
+    else:
+        array = _plain_type(column)
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.string())
+    if not pa.types.is_string(array.type):
+        return pa.nulls(len(array), pa.string())
+    length = pc.binary_length(array)
+    ends = pc.min_max(length)
+    if (ends["min"].as_py() or 0) > 0 and ends["max"].as_py() <= IDENTIFIER_BYTES_MAX:
+        return array
+    fits = pc.and_(pc.greater(length, 0), pc.less_equal(length, IDENTIFIER_BYTES_MAX))
+    return pc.if_else(fits, array, None)
 
 
 class _Codes(dict[Any, int]):

@@ -217,6 +217,12 @@ def _price(column: Any) -> Floats:
     return values
 
 
+def _sides(column: Any) -> Any:
+    """Words for the side of who took: ask where that sold."""
+    codes = np.select([column == b"A", column == b"B"], [0, 1], 2).astype(np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == 2), pa.array(["ask", "bid"]))
+
+
 def _size(column: Any) -> Floats:
     """Sizes; NaN where it is undefined."""
     return np.where(column == dbn.UNDEF_ORDER_SIZE, np.nan, column)
@@ -235,7 +241,7 @@ def _quotes(table: Table) -> dict[str, Any]:
 def _of_trades(table: Table) -> dict[str, Any]:
     columns = {name: table[name] for name in ("instrument_id", "ts_event", "ts_recv")}
     trades = {"price": _price(table["price"]), "size": _size(table["size"])}
-    return {**columns, **trades, "type": kinds(np.ones(len(table)))}
+    return {**columns, **trades, "side": _sides(table["side"]), "type": kinds(np.ones(len(table)))}
 
 
 def _of_books(table: Table) -> dict[str, Any]:
@@ -246,7 +252,8 @@ def _of_books(table: Table) -> dict[str, Any]:
     quotes = {name: np.where(second, np.nan, values) for name, values in _quotes(table).items()}
     price = np.where(second, _price(table["price"]), np.nan)
     size = np.where(second, _size(table["size"]), np.nan)
-    return {**columns, **quotes, "price": price, "size": size, "type": kinds(second)}
+    trades = {"price": price, "size": size, "side": _sides(table["side"])}
+    return {**columns, **quotes, **trades, "type": kinds(second)}
 
 
 def _of_intervals(table: Table) -> dict[str, Any]:

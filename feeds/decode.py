@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from feeds import convert
 from feeds.convert import TIME_US_MAX, Bools, Column
-from feeds.fields import KINDS, NUMBERS, QUOTE_FIELDS, TIMES, TRADE_FIELDS, Layout, layout, plain
-from feeds.ticks import NO_TIME, QUOTE, REFUSED, TRADE, Floats, Ints, Symbols, Ticks, is_key
+from feeds.fields import KINDS, NUMBERS, QUOTE_FIELDS, SIDES, TIMES, TRADE_FIELDS, Layout, layout, plain
+from feeds.ticks import NO_SIDE, NO_TIME, QUOTE, REFUSED, TRADE, Floats, Ints, Symbols, Ticks, is_key
 
 #: Stand in a row's place, like `REFUSED`, for a record that cannot be read, and for one that was not asked for.
 UNREADABLE: Final = -2
@@ -147,7 +149,8 @@ class Decoder:
         columns: dict[str, Any] = dict(rows.times)
         columns |= {name: _kept(rows.numbers.get(name), quote) for name in QUOTE_FIELDS}
         columns |= {name: _kept(rows.numbers.get(name), trade) for name in TRADE_FIELDS}
-        ticks = Ticks(row=row, seq=np.arange(rows.n), kind=rows.kind, **columns)
+        side, trade_id = rows.sides(trade), rows.trade_ids(trade)
+        ticks = Ticks(row=row, seq=np.arange(rows.n), kind=rows.kind, side=side, trade_id=trade_id, **columns)
         return Decoded(ticks, tuple(rows.faults), refused)
 
     def _rows_of(self, rows: _Rows, parts: Ints | None) -> tuple[Ints, tuple[str, ...]]:
@@ -313,6 +316,27 @@ class _Rows:
             codes = np.where((codes < 0) & (more >= 0), more + len(names), codes) if names else more
             names = names + more_names
         return codes, names
+
+    def sides(self, trade: Bools) -> Any:
+        """uint8[n], or None where no trade has one. A word that is not known is none."""
+        sides = np.zeros(self.n, np.uint8)
+        for source in self._layout.get("side", ()):
+            codes, names = convert.words(self._records.columns[source])
+            more = np.array([*(SIDES.get(name.lower(), NO_SIDE) for name in names), NO_SIDE], np.uint8)[codes]
+            sides = np.where(sides == NO_SIDE, more, sides)
+        sides[~trade] = NO_SIDE
+        return sides if np.count_nonzero(sides) else None
+
+    def trade_ids(self, trade: Bools) -> Any:
+        """Arrow strings, n of them, or None where no trade has one."""
+        ids: Any = None
+        for source in self._layout.get("trade_id", ()):
+            more = convert.identifiers(self._records.columns[source])
+            ids = more if ids is None else pc.coalesce(ids, more)
+        if ids is None or ids.null_count == self.n:
+            return None
+        ids = pc.if_else(pa.array(trade), ids, None)
+        return None if ids.null_count == self.n else ids
 
     def _kinds(self) -> tuple[Any, list[tuple[Bools, str]]]:
         """uint8[n] QUOTE or TRADE, and what is wrong with types."""

@@ -1,6 +1,7 @@
 """Ticks to values of a log, one tick a value: what `feeds.values` reads. Pure.
 
-A quote has all four of its fields, null where it has no value, so that it replaces them all; a trade has price and size.
+A quote has all four of its fields, null where it has no value, so that it replaces them all; a trade has price and size,
+and its side and its id where they are known.
 `symbol` is the whole key, and a time that a tick does not carry is absent. Numbers are written as short as the float64
 comes back the same.
 """
@@ -25,6 +26,7 @@ ENCODERS: Final[Mapping[str, Encode]] = {
 }
 
 Time = int | msgspec.UnsetType
+Word = str | msgspec.UnsetType
 
 
 class Quote(msgspec.Struct, tag_field="type", tag="quote", gc=False):
@@ -47,8 +49,11 @@ class Trade(msgspec.Struct, tag_field="type", tag="trade", gc=False):
     ts_recv: Time
     price: float | None
     size: float | None
+    side: Word
+    trade_id: Word
 
 
+_SIDES: Final = (msgspec.UNSET, "buy", "sell")
 #: What is made of each kind, of which columns.
 _KINDS: Final = ((QUOTE, Quote, QUOTE_FIELDS), (TRADE, Trade, TRADE_FIELDS))
 
@@ -65,9 +70,17 @@ def values(ticks: Ticks, names: Sequence[str], encode: Encode) -> list[bytes]:
         columns: list[Iterable[Any]] = [map(names.__getitem__, some.row.tolist())]
         columns += [_times(some.ts_event), _times(some.ts_recv)]
         columns += [_numbers(getattr(some, field)) for field in fields]
+        if kind == TRADE:
+            columns += [map(_SIDES.__getitem__, some.sides.tolist()), _ids(some)]
         found[places] = list(map(encode, map(made, *columns)))
     encoded: list[bytes] = found.tolist()
     return encoded
+
+
+def _ids(ticks: Ticks) -> list[Any]:
+    if ticks.trade_id is None:
+        return [msgspec.UNSET] * len(ticks)
+    return [msgspec.UNSET if name is None else name for name in ticks.trade_id.to_pylist()]
 
 
 def _times(column: Ints) -> list[Any]:

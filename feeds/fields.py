@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from feeds.ticks import QUOTE, TRADE
+from feeds.ticks import BUY, QUOTE, SELL, TRADE
 
 TIMES: Final = ("ts_event", "ts_recv")
 QUOTE_FIELDS: Final = ("bid", "bid_size", "ask", "ask_size")
 TRADE_FIELDS: Final = ("price", "size")
 NUMBERS: Final = (*QUOTE_FIELDS, *TRADE_FIELDS)
-TEXTS: Final = ("symbol", "venue", "type")
-FIELDS: Final = (*TEXTS, *TIMES, *NUMBERS)
+#: Texts that come again and again.
+TEXTS: Final = ("symbol", "venue", "type", "side")
+FIELDS: Final = ("symbol", "venue", "type", *TIMES, *NUMBERS, "side", "trade_id")
 
 #: Where each field is looked for, best first. A name of one letter must match as it stands; of a longer one, case
 #: and the signs between its words do not count: ``bidPx``, ``bid_px`` and ``Bid Px`` are one name.
@@ -46,6 +47,8 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "price": ("price", "p", "px", "trade_price"),
     "size": ("size", "q", "qty", "quantity", "amount", "sz", "trade_size"),
+    "side": ("side", "taker_side", "aggressor_side", "aggressor", "m", "is_buyer_maker", "buyer_is_maker"),
+    "trade_id": ("trade_id", "tid", "id", "exec_id", "match_id"),
 }
 
 #: What a value of `type` says, in lower case without signs between words.
@@ -55,6 +58,12 @@ KINDS: Final[Mapping[str, int]] = {
     # Databento's book actions: a trade or fill prints; all else leaves a new top of the book.
     **dict.fromkeys(("f",), TRADE),
     **dict.fromkeys(("a", "c", "m", "r"), QUOTE),
+}
+
+#: What a value of `side` says, in lower case: who took. Databento's A is the asks' side; of a maker who bought, the taker sold.
+SIDES: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("buy", "buyer", "b", "bid", "false"), BUY),
+    **dict.fromkeys(("sell", "seller", "s", "ask", "a", "true"), SELL),
 }
 
 #: Field to its sources among the names at hand, best first; a field without any is absent.

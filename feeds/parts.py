@@ -6,6 +6,8 @@
 | type | dictionary of string | quote or trade |
 | ts_event, ts_recv | timestamp[us, UTC] | null where the tick has none |
 | bid, bid_size, ask, ask_size, price, size | float64 | null where the tick has no value |
+| side | dictionary of string | of a trade, buy or sell; null where it is not known |
+| trade_id | string | of a trade, null where it has none |
 | seq | int64 | position in the feed's log |
 | part | dictionary of string | the part of the feed's log that `seq` counts in; empty where the log is of one part |
 
@@ -32,13 +34,15 @@ SCHEMA: Final = pa.schema(
     [
         *(("symbol", TEXT), ("type", TEXT), ("ts_event", TIME), ("ts_recv", TIME)),
         *((name, pa.float64()) for name in NUMBERS),
-        *(("seq", pa.int64()), ("part", TEXT)),
+        *(("side", TEXT), ("trade_id", pa.string()), ("seq", pa.int64()), ("part", TEXT)),
     ]
 )
+#: By `Ticks.side`, its place among the words.
+_SIDE_CODES: Final = pa.array([None, 0, 1], pa.int32())
 #: How columns are packed, as `pyarrow.parquet.ParquetWriter` takes it: prices and sizes repeat, times and positions climb.
 PACKING: Final[Mapping[str, Any]] = {
     "compression": "zstd",
-    "use_dictionary": ["symbol", "type", "part", *NUMBERS],
+    "use_dictionary": ["symbol", "type", "side", "part", *NUMBERS],
     "column_encoding": dict.fromkeys(("ts_event", "ts_recv", "seq"), "DELTA_BINARY_PACKED"),
 }
 
@@ -80,6 +84,8 @@ def table(ticks: Ticks, symbols: Symbols) -> Any:
         _times(ticks.ts_event),
         _times(ticks.ts_recv),
         *(pa.array(getattr(ticks, name), from_pandas=True) for name in NUMBERS),  # NaN is null
+        pa.DictionaryArray.from_arrays(_SIDE_CODES.take(pa.array(ticks.sides)), pa.array(["buy", "sell"])),
+        pa.nulls(len(ticks), pa.string()) if ticks.trade_id is None else ticks.trade_id,
         pa.array(ticks.seq),
         _texts(owner[place], labels),
     ]

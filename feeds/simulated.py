@@ -18,7 +18,7 @@ from feeds import options
 from feeds.clock import Clock
 from feeds.feed import FeedStats
 from feeds.pacing import Schedule
-from feeds.ticks import QUOTE, TRADE, Floats, Ints, Symbols, Ticks
+from feeds.ticks import BUY, NO_SIDE, QUOTE, SELL, TRADE, Floats, Ints, Symbols, Ticks
 
 SYMBOLS_MAX: Final = 100_000
 RATE_MAX: Final = 1_000_000
@@ -207,6 +207,7 @@ class Market:
             ask_size=np.where(trade, np.nan, ask_size),
             price=np.where(trade, price, np.nan),
             size=np.where(trade, size, np.nan),
+            side=np.where(trade, np.where(bought, BUY, SELL), NO_SIDE).astype(np.uint8),
             since=self._start,
         )
 

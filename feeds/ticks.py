@@ -14,10 +14,16 @@ from threading import Lock
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 QUOTE: Final = 0
 TRADE: Final = 1
+
+#: Who took in a trade.
+NO_SIDE: Final = 0
+BUY: Final = 1
+SELL: Final = 2
 
 #: A time that a tick does not carry. Every other time is a count of microseconds since the Unix epoch, UTC.
 NO_TIME: Final = int(np.iinfo(np.int64).min)
@@ -46,6 +52,8 @@ class Ticks:
     | ts_recv | int64 | receive time in microseconds, or `NO_TIME`; at least one of the two is there |
     | bid, bid_size, ask, ask_size | float64 | of a quote, NaN where it has none; of a trade, NaN |
     | price, size | float64 | of a trade, NaN where it has none; of a quote, NaN |
+    | side | uint8, or None | of a trade, `BUY` or `SELL`, who took; else `NO_SIDE`. None where no trade has one |
+    | trade_id | pyarrow string, or None | of a trade, the venue's own name of it, else null. None where no trade has one |
 
     Values are finite or NaN (no value); sizes are not negative. `since` is the time from which the log has been read
     without a hole, or `NO_TIME` when that is not known: session fields count from there at the earliest.
@@ -62,6 +70,8 @@ class Ticks:
     ask_size: Floats
     price: Floats
     size: Floats
+    side: NDArray[np.uint8] | None = None
+    trade_id: Any = None
     since: int = NO_TIME
 
     def __len__(self) -> int:
@@ -81,6 +91,8 @@ class Ticks:
             self.ask_size[index],
             self.price[index],
             self.size[index],
+            None if self.side is None else self.side[index],
+            None if self.trade_id is None else _picked(self.trade_id, index),
             self.since,
         )
 
@@ -94,6 +106,11 @@ class Ticks:
         """The clock that paces and merges recordings: `ts_recv`, else `ts_event`. int64[n] microseconds."""
         return np.where(self.ts_recv == NO_TIME, self.ts_event, self.ts_recv)
 
+    @property
+    def sides(self) -> NDArray[np.uint8]:
+        """Each tick's side: uint8[n]."""
+        return np.zeros(len(self), np.uint8) if self.side is None else self.side
+
     @staticmethod
     def concat(batches: Sequence[Ticks]) -> Ticks:
         """The batches one after another; `since` is the first one's. Raises ValueError for no batch."""
@@ -102,11 +119,22 @@ class Ticks:
         if len(batches) == 1:
             return batches[0]
         columns: dict[str, Any] = {name: np.concatenate([getattr(b, name) for b in batches]) for name in COLUMNS}
+        if any(b.side is not None for b in batches):
+            columns["side"] = np.concatenate([b.sides for b in batches])
+        if any(b.trade_id is not None for b in batches):
+            ids = [pa.nulls(len(b), pa.string()) if b.trade_id is None else b.trade_id for b in batches]
+            columns["trade_id"] = pa.concat_arrays(ids)
         return replace(batches[0], **columns)
 
 
-#: The names of the columns of `Ticks`, in order.
-COLUMNS: Final = tuple(f.name for f in fields(Ticks) if f.name != "since")
+#: The names of the columns that every batch has, in order.
+COLUMNS: Final = tuple(f.name for f in fields(Ticks) if f.name not in {"side", "trade_id", "since"})
+
+
+def _picked(ids: Any, index: slice | NDArray[np.bool_] | Ints) -> Any:
+    if isinstance(index, slice):
+        return ids[index]
+    return ids.take(pa.array(index.nonzero()[0] if index.dtype == np.bool_ else index))
 
 
 def is_key(text: str) -> bool:

@@ -71,6 +71,12 @@ async def collect(feed: Feed, most: int | None = None) -> list[Ticks]:
     return batches
 
 
+def sides_and_ids(ticks: Ticks) -> list[tuple[int, str | None]]:
+    """Who took in each tick, and what the venue calls it."""
+    ids = [None] * len(ticks) if ticks.trade_id is None else ticks.trade_id.to_pylist()
+    return list(zip(ticks.sides.tolist(), ids, strict=True))
+
+
 async def replayed(spec: str, symbols: Symbols | None = None) -> Ticks:
     """All ticks of an unpaced replay, at least one."""
     feed = open_feed(spec, Symbols() if symbols is None else symbols, clock=HandClock())

@@ -40,11 +40,11 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "spot trade": (
         f'{{"e":"trade","E":{T},"s":"AB","t":7,"p":"1.5","q":"2","T":{T - 1},"m":false,"M":true}}',
-        {"venue": "binance-spot", "type": "trade", "price": "1.5", "size": "2", "ts_event": T},
+        {"venue": "binance-spot", "type": "trade", "price": "1.5", "size": "2", "ts_event": T, "trade_id": 7},
     ),
     "usd-margined trade": (
         f'{{"e":"aggTrade","E":{T},"s":"AB","a":7,"p":"1.5","q":"2","f":1,"l":1,"T":{T - 1},"m":false}}',
-        {"venue": "binance-usdm", "type": "trade", "price": "1.5", "size": "2", "ts_event": T},
+        {"venue": "binance-usdm", "price": "1.5", "size": "2", "ts_event": T, "trade_id": 7, "is_buyer_maker": False},
     ),
     "usd-margined trade of a delivery": (
         f'{{"e":"aggTrade","E":{T},"s":"ABUSDT_240927","p":"1.5","q":"2","T":{T - 1},"m":false}}',

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from feeds.feed import FeedError
 from feeds.log import Log
-from feeds.ticks import QUOTE, TRADE
-from tests.feeds.conftest import SHARED_DATA
+from feeds.ticks import BUY, NO_SIDE, QUOTE, SELL, TRADE
+from tests.feeds.conftest import SHARED_DATA, sides_and_ids
 from tests.feeds.rows import Row, rows_of
 
 #: As anything: its stubs know no class of all records.
@@ -49,7 +49,7 @@ def metadata(schema: Any, **more: Any) -> bytes:
     )
 
 
-def trade(price: int, size: int = 3, instrument: int = 5482, at: int = 0) -> bytes:
+def trade(price: int, size: int = 3, instrument: int = 5482, at: int = 0, side: dbn.Side = dbn.Side.ASK) -> bytes:
     return bytes(
         dbn.TradeMsg(
             publisher_id=1,
@@ -58,7 +58,7 @@ def trade(price: int, size: int = 3, instrument: int = 5482, at: int = 0) -> byt
             price=price,
             size=size,
             action=dbn.Action.TRADE,
-            side=dbn.Side.ASK,
+            side=side,
             depth=0,
             ts_recv=NS + at + 5000,
         )
@@ -87,6 +87,13 @@ def test_trades_are_exact_and_an_undefined_price_is_no_trade(tmp_path: Path) -> 
         ("ESH1", TRADE, US + 2, US + 7, (123456789.012345678, 3.0)),
         ("ESH1", TRADE, US + 4, US + 9, (-1.5, 3.0)),
     ]
+
+
+def test_who_took_is_the_side_of_a_trade(tmp_path: Path) -> None:
+    sides = [dbn.Side.ASK, dbn.Side.BID, dbn.Side.NONE]
+    path = write(tmp_path / "x.dbn", metadata(dbn.Schema.TRADES), *(trade(10**9, side=side) for side in sides))
+    ticks = next(Log([path]).blocks()).ticks
+    assert [side for side, _ in sides_and_ids(ticks)] == [SELL, BUY, NO_SIDE]
 
 
 def test_a_symbol_without_a_mapping_that_day_is_the_instruments_number(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from feeds.convert import TIME_US_MAX, number_of, time_of
 from feeds.decode import AHEAD_US_MAX, UNREADABLE, UNWANTED, Decoder, Records, Wanted
 from feeds.objects import records
-from feeds.ticks import COLUMNS, NO_TIME, QUOTE, REFUSED, TRADE, Symbols, is_key
+from feeds.ticks import BUY, COLUMNS, NO_SIDE, NO_TIME, QUOTE, REFUSED, SELL, TRADE, Symbols, is_key
+from tests.feeds.conftest import sides_and_ids
 
 T = 1_700_000_000_000_000
 
@@ -54,6 +55,44 @@ def test_a_quote() -> None:
 def test_a_trade() -> None:
     got = tick(venue="X", type="trade", price="-37.63", size="0.5", side="buy", trade_id=1)
     assert got == ("X:A", TRADE, NO_TIME, T, "nan", "nan", "nan", "nan", "-37.63", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("word", "side"),
+    [
+        *(("buy", BUY), ("Sell", SELL), ("B", BUY), ("A", SELL), ("N", NO_SIDE), ("unknown", NO_SIDE), ("", NO_SIDE)),
+        *((True, SELL), (False, BUY), (None, NO_SIDE), (7, NO_SIDE), ([], NO_SIDE)),
+    ],
+)
+def test_sides(word: object, side: int) -> None:
+    """Yes and no tell whether the buyer was the maker."""
+    symbols = Symbols()
+    rows = [{"symbol": "A", "ts_recv": T, "price": 1, "m": word}, {"symbol": "A", "ts_recv": T, "bid": 1, "m": "buy"}]
+    ticks = Decoder(symbols, symbols.part("test")).decode(records(rows)).ticks
+    assert ticks.sides.tolist() == [side, NO_SIDE]
+    assert (ticks.side is None) == (side == NO_SIDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "trade_id"),
+    [
+        (7, "7"),
+        ("007", "007"),
+        ("x" * 64, "x" * 64),
+        ("x" * 65, None),
+        ("", None),
+        (None, None),
+        ([], None),
+        (1.5, None),
+    ],
+)
+def test_trade_ids(name: object, trade_id: str | None) -> None:
+    symbols = Symbols()
+    rows = [{"symbol": "A", "ts_recv": T, "price": 1, "id": name}, {"symbol": "A", "ts_recv": T, "bid": 1, "id": "q"}]
+    for some in (rows, rows[:1]):
+        ticks = Decoder(symbols, symbols.part("test")).decode(records(some)).ticks
+        assert sides_and_ids(ticks)[0] == (NO_SIDE, trade_id)
+        assert ticks.trade_id is None or ticks.trade_id.to_pylist()[1:] in ([], [None])
 
 
 @pytest.mark.parametrize(
@@ -349,7 +388,9 @@ JSON = st.recursive(
 
 
 @given(
-    st.lists(st.dictionaries(st.sampled_from([*"sTEbBaApqe", "price", "venue", "ts_recv", "junk"]), JSON), max_size=6)
+    st.lists(
+        st.dictionaries(st.sampled_from([*"sTEbBaApqem", "price", "id", "venue", "ts_recv", "junk"]), JSON), max_size=6
+    )
 )
 def test_whatever_the_values_are_nothing_is_raised(rows: list[dict[str, Any]]) -> None:
     out, reasons, _ = decode(rows)

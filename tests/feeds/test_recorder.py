@@ -26,7 +26,7 @@ from feeds.feed import FeedError
 from feeds.recorder import GROUP_US_MAX, Limits, Recorder, RecordError
 from feeds.spec import open_feed
 from feeds.ticks import COLUMNS, NO_TIME, QUOTE, TRADE, Symbols, Ticks
-from tests.feeds.conftest import T0, HandClock, collect, quote, replayed, write_csv
+from tests.feeds.conftest import T0, HandClock, collect, quote, replayed, sides_and_ids, write_csv
 from tests.feeds.test_ticks import ticks as blank
 from ticker.quotes import QuoteTable
 
@@ -86,7 +86,8 @@ def some_ticks(draw: st.DrawFn) -> dict[str, Any]:
         return tick | {
             name: draw(st.none() | (SIZES if name.endswith("size") else PRICES)) for name in parts.NUMBERS[:4]
         }
-    return tick | {"price": draw(PRICES), "size": draw(st.none() | SIZES)}
+    named = {"side": draw(st.integers(0, 2)), "trade_id": draw(st.none() | st.text(min_size=1, max_size=16))}
+    return tick | named | {"price": draw(PRICES), "size": draw(st.none() | SIZES)}
 
 
 def batch_of(rows: list[dict[str, Any]], since: int) -> Ticks:
@@ -96,6 +97,8 @@ def batch_of(rows: list[dict[str, Any]], since: int) -> Ticks:
         return np.array([row[name] for row in rows], np.uint8 if name == "kind" else np.int64)
 
     given = {name: column(name) for name in COLUMNS if name != "seq"}
+    given["side"] = np.array([row.get("side", 0) for row in rows], np.uint8)
+    given["trade_id"] = pa.array([row.get("trade_id") for row in rows], pa.string())
     return Ticks(**given, seq=np.arange(1, len(rows) + 1), since=since)
 
 
@@ -112,6 +115,7 @@ def assert_same(one: Ticks, ones: Symbols, other: Ticks, others: Symbols) -> Non
     assert [ones.names[row] for row in one.row] == [others.names[row] for row in other.row]
     for name in COLUMNS[2:]:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+    assert sides_and_ids(one) == sides_and_ids(other)
     assert one.since == other.since
     np.testing.assert_equal(state_of(other, others), state_of(one, ones))
 
@@ -210,7 +214,17 @@ def test_columns_types_and_footer(tmp_path: Path) -> None:
     assert path.name.startswith("20231114T221320.000000Z-")
     assert path.name.endswith("-000001.parquet")
     table = pq.read_table(path)
-    assert table.schema.names == ["symbol", "type", "ts_event", "ts_recv", *parts.NUMBERS, "seq", "part"]
+    assert table.schema.names == [
+        "symbol",
+        "type",
+        "ts_event",
+        "ts_recv",
+        *parts.NUMBERS,
+        "side",
+        "trade_id",
+        "seq",
+        "part",
+    ]
     assert table["ts_recv"].type == pa.timestamp("us", tz="UTC")
     assert table["symbol"].to_pylist() == ["A", "D", "A"]
     assert table["type"].to_pylist() == ["quote"] * 3

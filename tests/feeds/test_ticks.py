@@ -4,11 +4,13 @@ import string
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds.ticks import COLUMNS, NO_TIME, QUOTE, REFUSED, TRADE, Symbols, Ticks, is_key
+from tests.feeds.conftest import sides_and_ids
 
 
 def ticks(n: int, **columns: object) -> Ticks:
@@ -97,8 +99,13 @@ def test_times_are_the_venues_else_the_receivers() -> None:
 
 
 def test_slices_and_concat_keep_all_columns() -> None:
-    some = ticks(5, kind=np.array([QUOTE, TRADE] * 2 + [QUOTE], np.uint8), since=3)
-    whole = Ticks.concat([some[:2], some[np.array([2, 3, 4])]])
+    side, ids = np.array([0, 1, 0, 2, 0], np.uint8), pa.array([None, "x", None, "7", None])
+    some = ticks(5, kind=np.array([QUOTE, TRADE] * 2 + [QUOTE], np.uint8), side=side, trade_id=ids, since=3)
+    whole = Ticks.concat([some[:2], some[np.array([2, 3])], some[np.array([False] * 4 + [True])]])
+    assert sides_and_ids(whole) == [(0, None), (1, "x"), (0, None), (2, "7"), (0, None)]
+    bare = ticks(2)
+    assert sides_and_ids(Ticks.concat([bare, some[1:2]])) == [(0, None), (0, None), (1, "x")]
+    assert (Ticks.concat([bare, bare]).side, bare[:1].trade_id) == (None, None)
     assert whole.since == 3
     assert len(whole) == 5
     for name in COLUMNS:
