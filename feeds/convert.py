@@ -342,10 +342,7 @@ def words(column: Column) -> tuple[Ints, list[str]]:
 
 def identifiers(column: Column) -> Array:
     """A column of names that are texts or whole numbers, as Arrow strings: null where there is none, or no such name."""
-    if isinstance(column, Objects):
-        array = pa.array([str(value) if type(value) in {str, int} else None for value in column.values], pa.string())
-    else:
-        array = _plain_type(column)
+    array = _named_objects(column) if isinstance(column, Objects) else _plain_type(column)
     if pa.types.is_integer(array.type):
         return array.cast(pa.string())
     if not pa.types.is_string(array.type):
@@ -356,6 +353,16 @@ def identifiers(column: Column) -> Array:
         return array
     fits = pc.and_(pc.greater(length, 0), pc.less_equal(length, IDENTIFIER_BYTES_MAX))
     return pc.if_else(fits, array, None)
+
+
+def _named_objects(column: Objects) -> Array:
+    """Integers or texts as Arrow arrays; of mixed types, texts of those that are either."""
+    if column.kinds <= {int} or column.kinds == {str}:
+        try:
+            return pa.array(column.values, pa.string() if str in column.kinds else pa.int64())
+        except (pa.ArrowException, OverflowError):  # an integer past int64, a text that is no UTF-8
+            pass
+    return pa.array([str(value) if type(value) in {str, int} else None for value in column.values], pa.string())
 
 
 class _Codes(dict[Any, int]):
