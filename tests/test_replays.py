@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +15,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from feeds.clock import WallClock
 from tests.feeds.conftest import T0, quote, trade, write_csv
 from tests.servers import Server, serving
+from ticker.errors import RequestError
+from ticker.replaying import Request
+from ticker.replays import Replays
+from ticker.settings import Settings
+from ticker.transport import BufferedOutlet
 
 SIM = "sim:?symbols=2&rate=10&seed=1"
 SECOND = 1_000_000
@@ -290,6 +297,19 @@ async def test_a_session_without_clients_ends(server: Server) -> None:
     await asyncio.sleep(0.2)
     async with replaying(server, session=session) as late:
         assert (late.welcome["type"], late.welcome["code"]) == ("error", "invalid_request")
+
+
+async def test_who_comes_just_as_a_replay_ends_is_told_so_and_reads_nothing(tmp_path: Path) -> None:
+    replays = Replays(Settings(), {"day": str(day(tmp_path / "day.csv", 100))}, WallClock())
+    replay = await replays.open(Request("day"))
+    await asyncio.sleep(0)  # it runs
+    await replays.stop()
+    outlet = BufferedOutlet(1000)
+    with pytest.raises(RequestError, match=f"session: expected one that is open, was '{replay.id}'"):
+        await replay.join(outlet)
+    assert not replay.hub.clients
+    assert not replays.replays
+    assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class CatchUp(Replay):
                 self._wake.set()
 
     async def join(self, outlet: Writable) -> Client:
-        """Take in a client, once the log has answered. Raises FeedError where it does not."""
+        """Take in a client, once the log has answered. Raises RequestError as `Replay` does, FeedError where it does not answer."""
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 await self._answered.wait()

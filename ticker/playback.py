@@ -105,7 +105,6 @@ class Playback:
         self._since = since
         self._keep = keep
         self._pieces: deque[_Piece] = deque()
-        self._blocks = 0
         #: All ticks before it have been offered.
         self.horizon = start
         #: Rows with a value, in the order of their first ticks.

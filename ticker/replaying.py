@@ -140,8 +140,10 @@ class Replay(ABC):
     # -- clients -------------------------------------------------------------------------------------------------------
 
     async def join(self, outlet: Writable) -> Client:
-        """Take in a client. Raises FeedError where the source fails."""
+        """Take in a client. Raises RequestError where the replay has just ended, FeedError where the source fails."""
         async with self._lock:
+            if self._ended:  # while the client waited for its turn
+                raise RequestError(Code.INVALID_REQUEST, f"session: expected one that is open, was {self.id!r}")
             await self._reach(self.ts())
             patient = PatientOutlet(outlet)
             self.shared = self.shared or bool(self._outlets)
