@@ -12,7 +12,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from ticker.quotes import FIELDS, Bools, Changes, Floats, Ints, QuoteTable
+from ticker.columns import Bools, Floats, Ints
+from ticker.quotes import FIELDS, Changes, QuoteTable
 
 #: Stands for the slot of a row that nobody watches.
 NO_SLOT: Final = -1

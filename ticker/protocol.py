@@ -21,6 +21,11 @@ from ticker.quotes import FIELDS, WHOLE
 
 PROTOCOL: Final = "ticker.v1"
 TICKER: Final = "ticker"
+TRADES: Final = "trades"
+BARS: Final = "bars"
+CHANNELS: Final = (TICKER, TRADES, BARS)
+#: The intervals of bars by name, in microseconds: each divides the next.
+BAR_INTERVALS: Final = {"1s": 1_000_000, "1m": 60_000_000, "5m": 300_000_000, "1h": 3_600_000_000, "1d": 86_400_000_000}
 INTERVAL_MS_MAX: Final = 60_000
 INTEGER_MAX: Final = 2**53 - 1
 #: The fastest that a clock is paced; beyond, it is not.
@@ -305,6 +310,13 @@ def error(failure: RequestError, *, fatal: bool = False) -> dict[str, Any]:
     return {**message, "code": failure.code, "message": failure.message, "fatal": fatal}
 
 
+def journal_head(channel: str, interval: str, ts: int) -> bytes:
+    """The bytes of a message of trades or bars up to its first item."""
+    if channel == BARS:
+        return b'{"type":"bars","interval":"%b","ts":%d,"items":[' % (interval.encode(), ts)
+    return b'{"type":"trades","ts":%d,"items":[' % ts
+
+
 def items_head(type: str, ts: int, id: Id = None) -> bytes:
     """The bytes of a message of items up to its first item."""
     tag = b"" if id is None else b'"id":%b,' % encode(id)
@@ -366,6 +378,60 @@ def update_items(
             item = items[i]
             item["hi"], item["lo"], item["vol"] = hi, lo, vol
     return [encode(item) + b"," for item in items]
+
+
+def trade_items(
+    symbol: str,
+    seq: list[int],
+    nth: list[int],
+    ts: list[int],
+    price: list[float],
+    size: list[float],
+    side: list[str | None],
+    id: list[str | None],
+) -> bytes:
+    """The items of trades of one symbol, one after another, each with its comma; at least one."""
+    items = [
+        {"symbol": symbol, "seq": s, "i": i, "ts": t, "price": p, "size": q, "side": d, "id": name}
+        for s, i, t, p, q, d, name in zip(seq, nth, ts, price, size, side, id, strict=True)
+    ]
+    return encode(items)[1:-1] + b","
+
+
+def bar_items(
+    symbol: str,
+    whole: NDArray[np.int64],
+    length: int,
+    prices: NDArray[np.float64],
+    volume: NDArray[np.float64],
+    vwap: NDArray[np.float64],
+    closed: NDArray[np.bool_],
+) -> bytes:
+    """The items of bars of one symbol, one after another, each with its comma; at least one.
+
+    `whole` is int64[bars, 4]: seq, rev, start and the number of trades; `prices` float64[bars, 4]: open, high, low, close.
+    """
+    items = [
+        {
+            "symbol": symbol,
+            "seq": seq,
+            "rev": rev,
+            "start": start,
+            "end": start + length,
+            "open": o,
+            "high": h,
+            "low": low,
+            "close": c,
+            "volume": v,
+            "vwap": w,
+            "trades": n,
+            "closed": shut,
+        }
+        for (seq, rev, start, n), (o, h, low, c), v, w, shut in zip(
+            whole.tolist(), prices.tolist(), volume.tolist(), vwap.tolist(), closed.tolist(), strict=True
+        )
+    ]
+    return encode(items)[1:-1] + b","
 
 
 def _values(field: int, column: NDArray[np.float64]) -> list[Any]:

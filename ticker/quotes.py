@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feeds.ticks import NO_TIME, TRADE, Symbols, Ticks
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from ticker.columns import Bools, Floats, Ints, grouped, longer, running_max, starts
 
 #: What a client can ask for, in the order of the wire.
 FIELDS: Final = (
@@ -66,15 +62,36 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What a table holds of some rows: `counts` int64[5, rows], `newest` int64[2 * rows], `values` float64[LINES, rows]."""
+    """What a table holds of some rows.
+
+    `counts` is int64[5, rows], `newest` int64[2 * rows], `values` float64[LINES, rows], and `followed`, what its
+    followers hold of them, float64[lines, rows] each.
+    """
 
     counts: Ints
     newest: Ints
     values: Floats
+    followed: tuple[Floats, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return self.counts.nbytes + self.newest.nbytes + self.values.nbytes
+        return sum(held.nbytes for held in (self.counts, self.newest, self.values, *self.followed))
+
+
+class Follower(Protocol):
+    """Takes in what a table takes in, after it."""
+
+    def add(self, ticks: Ticks, part: Ints, time: Ints) -> None:
+        """A batch, not empty: `part` is the number of the part of the log that brought each tick, `time` when."""
+
+    def forget(self, rows: Ints) -> None:
+        """The log of `rows` was made anew."""
+
+    def save(self, rows: Ints) -> Floats:
+        """What is to be kept of `rows`, a copy: float64[lines, rows]."""
+
+    def restore(self, rows: Ints, state: Floats) -> None:
+        """Hold of `rows`, of which nothing is held, what was saved."""
 
 
 class QuoteTable:
@@ -103,11 +120,18 @@ class QuoteTable:
         self._part: Ints = np.zeros(0, np.int64)
         self._parted = self._moves = 0
         self._slot: Ints = np.zeros(0, np.int64)  # scratch: a row's place among the changed rows of one batch
+        self._followers: list[Follower] = []
         self._grow(capacity)
 
+    def follow(self, follower: Follower) -> None:
+        """Let a follower take in whatever is applied from now on."""
+        self._followers.append(follower)
+
     @np.errstate(over="ignore", invalid="ignore")
-    def apply(self, ticks: Ticks) -> Changes:
+    def apply(self, ticks: Ticks, time: Ints | None = None) -> Changes:
         """Fold a batch in. Cost: some tens of nanoseconds a tick; nothing that grows with the number of symbols.
+
+        `time` is when the log brought each tick, int64[n]; by the ticks' own clock of the log where it is None.
 
         A late trade counts for everything of its session but is never the last; a late quote, and a tick older than
         its symbol's session, count in `n` alone. A trade that lacks its price or its size is one of `trades`, and the
@@ -118,10 +142,10 @@ class QuoteTable:
         self._reserve()
         row, ts = ticks.row, ticks.ts
         key = 2 * row + ticks.kind
-        order = _grouped(key, 2 * self.capacity)
+        order = grouped(key, 2 * self.capacity)
         key = key[order]
-        changed = key[_starts(key)] >> 1
-        changed = changed[_starts(changed)]
+        changed = key[starts(key)] >> 1
+        changed = changed[starts(changed)]
 
         np.add.at(self.n, row, 1)
         before = self.seq[changed]
@@ -138,6 +162,10 @@ class QuoteTable:
         self.ts[row[fresh]] = ts[fresh]
         self._fold_quotes(ticks, _where(~trade, stale, late))
         changes = self._fold_trades(ticks, ts, _where(trade, stale), changed, late, closed)
+        if self._followers:
+            part, time = self._part[row], ticks.ts_log if time is None else time
+            for follower in self._followers:
+                follower.add(ticks, part, time)
         if len(fell):
             return replace(changes, fell=dict(zip(changed[fell].tolist(), before[fell].tolist(), strict=True)))
         return changes
@@ -158,13 +186,16 @@ class QuoteTable:
         self._newest[2 * rows] = self._newest[2 * rows + 1] = NO_TIME
         self._state[:, rows] = np.nan
         self._state[PRICE_UNIT:, rows] = 1
+        for follower in self._followers:
+            follower.forget(rows)
         nothing = np.full(len(rows), np.nan)
         return Changes(rows, nothing, nothing, np.zeros(len(rows)), fell)
 
     def save(self, rows: Ints) -> State:
         """All that is held of `rows`, a copy."""
         newest = self._newest.reshape(-1, 2)[rows].ravel()
-        return State(np.array([column[rows] for column in self._columns()]), newest, self._state[:, rows])
+        followed = tuple(follower.save(rows) for follower in self._followers)
+        return State(np.array([column[rows] for column in self._columns()]), newest, self._state[:, rows], followed)
 
     def restore(self, rows: Ints, state: State) -> None:
         """Hold of `rows` what was saved, in this order, and nothing of any other row."""
@@ -175,6 +206,8 @@ class QuoteTable:
         self._newest.reshape(-1, 2)[rows] = state.newest.reshape(-1, 2)
         self._state[:, rows] = state.values
         np.maximum.at(self.positions, self._part[rows], self.seq[rows])
+        for follower, held in zip(self._followers, state.followed, strict=True):
+            follower.restore(rows, held)
 
     def _columns(self) -> tuple[Ints, ...]:
         return self.seq, self.n, self.ts, self._session, self._session_end
@@ -208,6 +241,11 @@ class QuoteTable:
         """Sums of sizes of `rows`, float64 and as long, without the dust of adding them up."""
         return _rounded(sizes, self._state[SIZE_UNIT].take(rows))
 
+    @np.errstate(over="ignore")
+    def vwaps_rounded(self, rows: Ints, prices: Floats) -> Floats:
+        """Mean prices of `rows`, float64 and as long, with two decimals more than the symbol's prices."""
+        return _rounded(prices, self._state[PRICE_UNIT].take(rows) * VWAP_UNIT)
+
     def decimals(self, rows: Ints) -> tuple[Ints, Ints]:
         """How many decimals the prices and the sizes of `rows` have had so far, at most 15: two int64 arrays."""
         price, size = np.searchsorted(POWERS, self._state[PRICE_UNIT:].take(rows, axis=1))
@@ -227,7 +265,7 @@ class QuoteTable:
             self._moves = symbols.moves
             self._part[:known] = symbols.owner[:known]
         if len(self.positions) < len(symbols.parts):
-            self.positions = _longer(self.positions, len(symbols.parts), 0)
+            self.positions = longer(self.positions, len(symbols.parts), 0)
 
     def _grow(self, capacity: int) -> None:
         old, self.capacity = self.capacity, capacity
@@ -236,12 +274,12 @@ class QuoteTable:
         state[:, old:] = np.nan
         state[PRICE_UNIT:, old:] = 1
         self._state = state
-        self.seq, self.n, self.ts = (_longer(a, capacity, 0) for a in (self.seq, self.n, self.ts))
-        self._session = _longer(self._session, capacity, NO_TIME)
-        self._session_end = _longer(self._session_end, capacity, NO_TIME)
-        self._newest = _longer(self._newest, 2 * capacity, NO_TIME)
-        self._part = _longer(self._part, capacity, 0)
-        self._slot = _longer(self._slot, capacity, 0)
+        self.seq, self.n, self.ts = (longer(a, capacity, 0) for a in (self.seq, self.n, self.ts))
+        self._session = longer(self._session, capacity, NO_TIME)
+        self._session_end = longer(self._session_end, capacity, NO_TIME)
+        self._newest = longer(self._newest, 2 * capacity, NO_TIME)
+        self._part = longer(self._part, capacity, 0)
+        self._slot = longer(self._slot, capacity, 0)
 
     # -- decimals --------------------------------------------------------------------------------------------------
 
@@ -271,16 +309,16 @@ class QuoteTable:
         """
         if not np.count_nonzero((ts >= self._session_end[row]) | (ts < self._session[row])):
             return None, None
-        order = _grouped(row, self.capacity)
+        order = grouped(row, self.capacity)
         rows, time = row[order], ts[order]
-        first = _starts(rows)
+        first = starts(rows)
         head = rows[first]
         last = np.append(first[1:], len(rows)) - 1
 
         end = time - (time - self._session_start_us) % DAY_US + DAY_US
         held = self._session_end[head]
         end[first] = np.maximum(end[first], held)
-        end = _running_max(end, first)
+        end = running_max(end, first)
         opens = end > np.roll(end, 1)
         opens[first] = end[first] > held
         # Reading may have begun after the session's start: its fields count from there.
@@ -316,10 +354,10 @@ class QuoteTable:
         order, key, time = order[timed], key[timed], time[timed]
         late = np.zeros(len(ts_event), np.bool_)
         if len(order):
-            first = _starts(key)
+            first = starts(key)
             raised = time.copy()
             raised[first] = np.maximum(time[first], newest[key[first]])
-            running = _running_max(raised, first)
+            running = running_max(raised, first)
             newest[key] = running
             late[order] = time < running
         return late
@@ -396,34 +434,6 @@ def _where(mask: Bools, *others: Bools | None) -> Ints:
     return mask.nonzero()[0]
 
 
-def _grouped(key: Ints, bound: int) -> Ints:
-    """A stable order that sorts `key` (from 0, below `bound` <= 2**32): NumPy's radix sort, 16 bits at a time."""
-    order = key.astype(np.uint16).argsort(kind="stable")  # the low 16 bits
-    if bound > 2**16:
-        order = order[(key[order] >> 16).astype(np.uint16).argsort(kind="stable")]
-    return order
-
-
-def _starts(ordered: Ints) -> Ints:
-    """Where each run of equal values starts in a grouped array, which is not empty."""
-    starts = np.empty(len(ordered), np.bool_)
-    starts[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-    return starts.nonzero()[0]
-
-
-def _running_max(values: Ints, first: Ints) -> Ints:
-    """The maximum so far within each run; a run starts at each of `first`. int64, as long as `values`."""
-    low, high = int(values.min()), int(values.max())
-    distinct = None
-    if (high - low + 1) * len(first) >= 2**62:  # too far apart to lift each run above the one before: use ranks
-        distinct, values = np.unique(values, return_inverse=True)
-        low, high = 0, len(distinct) - 1
-    lift = np.repeat(np.arange(len(first)) * (high - low + 1), np.diff(np.append(first, len(values))))
-    running = np.maximum.accumulate(values - low + lift) - lift + low
-    return running if distinct is None else distinct[running]
-
-
 def _units(values: Floats) -> Floats:
     """10 ** decimals of each value, at most 10 ** DECIMALS_MAX: the least that expresses it."""
     units = np.full(len(values), POWERS[-1])
@@ -441,9 +451,3 @@ def _rounded(values: Floats, unit: Floats | float) -> Floats:
     """`values` to the nearest 1 / `unit`, never -0; one of too many steps for float64 to tell apart stays as it is."""
     steps = values * unit
     return np.where(np.abs(steps) < STEPS_MAX, np.rint(steps) / unit + 0.0, values)
-
-
-def _longer(column: Ints, length: int, fill: int) -> Ints:
-    grown = np.full(length, fill, np.int64)
-    grown[: len(column)] = column
-    return grown

@@ -29,12 +29,13 @@ from feeds.decode import any_key
 from feeds.log import Log, Tally
 from feeds.replay import find_files, matcher
 from feeds.ticks import Ints, Symbols
+from ticker.columns import Bools, Floats
 from ticker.errors import RequestError
 from ticker.mirror import Quote, Update
 from ticker.paces import Pace, Round
 from ticker.playback import Playback
 from ticker.protocol import ALL_FIELDS, FieldSet, field_set
-from ticker.quotes import FIELDS, WHOLE, Bools, Changes, Floats, QuoteTable
+from ticker.quotes import FIELDS, WHOLE, Changes, QuoteTable
 from ticker.settings import session_start_us
 
 Path = str | PathLike[str]
