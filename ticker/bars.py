@@ -28,7 +28,7 @@ _COUNT: Final = len(BAR_INTERVALS)
 START, OPEN, HIGH, LOW, CLOSE, VOLUME, FINE, NOTIONAL, TRADES, FIRST_TS, LAST_TS, SEQ, REV, CHANGED = range(14)
 LINES: Final = 14
 #: What a bar is before its first trade.
-NOTHING: Final = np.array([-np.inf, *[np.nan] * 4, 0, 0, 0, 0, np.inf, -np.inf, 0, 0, 0])[:, None]
+NOTHING: Final = np.array([-np.inf, *[np.nan] * 4, 0, 0, 0, 0, np.inf, -np.inf, 0, 0, 0])
 #: The end of no bar is as early, or as late.
 LONG_AGO: Final = -(1 << 62)
 NEVER: Final = 1 << 62
@@ -96,8 +96,8 @@ class Bars:
         self.table = table
         self._kept = kept
         self._delay_us = delay_us
-        #: The newest bar of each interval and row.
-        self._newest: Floats = np.zeros((LINES, _COUNT, 0))
+        #: The newest bar by interval and row: a bar lies together, as it is read and written whole.
+        self._newest: Floats = np.zeros((_COUNT, 0, LINES))
         #: By interval and row: bars that begin before it are not kept, as not all of their trades are known.
         self._floor: Floats = np.zeros((_COUNT, 0))
         #: By interval: the bars before the newest, by row.
@@ -140,84 +140,80 @@ class Bars:
         group[:, order] = (np.cumsum(opens) - 1).reshape(_COUNT, count)
         bar = group.ravel()
 
-        block = self._newest.reshape(LINES, -1)
-        held = block[START, line]
-        bars = np.where(held == begins, block[:, line], NOTHING)
-        bars[START] = begins
-        late = begins < held
-        for g in late.nonzero()[0].tolist():
-            self._recall(bars, g, *divmod(int(line[g]), rows))
-        created = bars[TRADES] == 0
+        block = self._newest.reshape(-1, LINES)
+        bars = block[line]
+        lines = bars.T
+        held = lines[START].copy()
+        bars[held != begins] = NOTHING
+        lines[START] = begins
+        late = (begins < held).nonzero()[0]
+        for g in late.tolist():
+            self._recall(bars[g], *divmod(int(line[g]), rows))
+        created = lines[TRADES] == 0
 
-        which = order[first % count], order[last % count]
-        earlier, later = ts[which[0]] < bars[FIRST_TS], ts[which[1]] >= bars[LAST_TS]
-        bars[OPEN] = np.where(earlier, price[which[0]], bars[OPEN])
-        bars[CLOSE] = np.where(later, price[which[1]], bars[CLOSE])
-        bars[FIRST_TS] = np.minimum(bars[FIRST_TS], ts[which[0]])
-        bars[LAST_TS] = np.maximum(bars[LAST_TS], ts[which[1]])
+        head, tail = order[first % count], order[last % count]
+        lines[OPEN] = np.where(ts[head] < lines[FIRST_TS], price[head], lines[OPEN])
+        lines[CLOSE] = np.where(ts[tail] >= lines[LAST_TS], price[tail], lines[CLOSE])
+        np.minimum(lines[FIRST_TS], ts[head], out=lines[FIRST_TS])
+        np.maximum(lines[LAST_TS], ts[tail], out=lines[LAST_TS])
         prices = np.tile(price[order], _COUNT)
-        bars[HIGH] = np.fmax(bars[HIGH], np.maximum.reduceat(prices, first))
-        bars[LOW] = np.fmin(bars[LOW], np.minimum.reduceat(prices, first))
+        np.fmax(lines[HIGH], np.maximum.reduceat(prices, first), out=lines[HIGH])
+        np.fmin(lines[LOW], np.minimum.reduceat(prices, first), out=lines[LOW])
         notional = price * size
         notional[np.isnan(notional)] = 0
         size = np.where(np.isnan(size), 0.0, size)
         coarse = np.rint(size * CUT) / CUT
-        for which_line, values in ((VOLUME, coarse), (FINE, size - coarse), (NOTIONAL, notional)):
-            np.add.at(bars[which_line], bar, np.tile(values, _COUNT))
-        bars[TRADES] += last + 1 - first
-        bars[SEQ][bar] = np.tile(ticks.seq[at], _COUNT)  # a repeated one keeps its last
+        for which, values in ((VOLUME, coarse), (FINE, size - coarse), (NOTIONAL, notional)):
+            np.add.at(lines[which], bar, np.tile(values, _COUNT))
+        lines[TRADES] += last + 1 - first
+        lines[SEQ][bar] = np.tile(ticks.seq[at], _COUNT)  # a repeated one keeps its last
         end = start + _LENGTH
         behind = (time[at] >= end + self._delay_us) | (end <= self.closed[:, None])
         if np.count_nonzero(behind):
-            self._revise(bars, bar, behind.ravel(), created)
+            _revise(lines[REV], bar, behind.ravel(), created)
 
-        head = line[starts(line)]
-        self.version.reshape(-1)[head] += 1
-        bars[CHANGED] = self.version.reshape(-1)[line]
-        self._store(line, bars, held, late)
+        version = self.version.reshape(-1)
+        version[line[starts(line)]] += 1
+        lines[CHANGED] = version[line]
+        if len(late):
+            self._store_late(line[late], bars[late])
+            live = np.flatnonzero(begins >= held)
+            line, bars, held = line[live], bars[live], held[live]
+        if len(line):
+            self._store(line, bars, held)
         self.moves += 1
 
-    def _recall(self, bars: Floats, g: int, k: int, row: int) -> None:
+    def _recall(self, bar: Floats, k: int, row: int) -> None:
         """Go on with a bar before the newest, where there is one."""
         history = self._past[k].get(row)
-        at = history.find(bars[START, g]) if history else None
+        at = history.find(bar[START]) if history else None
         if history and at is not None:
-            bars[:, g] = history.bars[at]
+            bar[:] = history.bars[at]
 
-    @staticmethod
-    def _revise(bars: Floats, bar: Ints, behind: Bools, created: Bools) -> None:
-        """Count the late trades, but for one that is the first of its bar: there was nothing to revise."""
-        np.add.at(bars[REV], bar, behind.astype(np.float64))
-        opening = np.zeros(bars.shape[1], np.bool_)
-        opening[bar[::-1]] = behind[::-1]
-        bars[REV] -= opening & created
+    def _store_late(self, line: Ints, bars: Floats) -> None:
+        """Put bars before the newest where they belong."""
+        for bar, at in zip(bars, line.tolist(), strict=True):
+            k, row = divmod(at, self.version.shape[1])
+            if bar[START] >= self._floor[k, row]:
+                self._history(k, row).put(bar)
+                self._note_unclosed(k, row, bar[START])
 
-    def _store(self, line: Ints, bars: Floats, held: Floats, late: Bools) -> None:
-        """Put bars, by line and start, where they belong: the last of a line is its newest, unless it is late."""
-        rows = self.version.shape[1]
-        block = self._newest.reshape(LINES, -1)
-        for g in late.nonzero()[0].tolist():
-            k, row = divmod(int(line[g]), rows)
-            if bars[START, g] >= self._floor[k, row]:
-                self._history(k, row).put(bars[:, g])
-                self._note_unclosed(k, row, bars[START, g])
-        live = (~late).nonzero()[0]
-        if not len(live):
-            return
-        line, bars, held = line[live], bars[:, live], held[live]
+    def _store(self, line: Ints, bars: Floats, held: Floats) -> None:
+        """Keep bars, by line and start, of which the last of each line is its newest; `held` are those that were."""
+        block = self._newest.reshape(-1, LINES)
         first = starts(line)
         last = np.append(first[1:], len(line)) - 1
-        rolled = (held[first] < bars[START, first]) & (held[first] > -np.inf)
+        rolled = (held[first] < bars[first, START]) & (held[first] > -np.inf)
         for i in (rolled | (last > first)).nonzero()[0].tolist():
-            at, (k, row) = int(first[i]), divmod(int(line[first[i]]), rows)
-            past = bars[:, at : int(last[i])].T
+            at, (k, row) = int(first[i]), divmod(int(line[first[i]]), self.version.shape[1])
+            past = bars[at : int(last[i])]
             if rolled[i]:
-                past = np.concatenate((block[:, line[at]][None], past))
+                past = np.concatenate((block[line[at]][None], past))
             history = self._history(k, row)
             history.extend(past)
             self._floor[k, row] = max(self._floor[k, row], history.floor)
             self._note_unclosed(k, row, past[0, START])
-        block[:, line[last]] = bars[:, last]
+        block[line[last]] = bars[last]
 
     def _history(self, k: int, row: int) -> _History:
         history = self._past[k].get(row)
@@ -241,10 +237,10 @@ class Bars:
             if by <= was:
                 continue
             self.closed[k] = by
-            end = self._newest[START, k] + length
+            end = self._newest[k, :, START] + length
             rows = ((end > was) & (end <= by)).nonzero()[0]
             self.version[k, rows] += 1
-            self._newest[CHANGED, k, rows] = self.version[k, rows]
+            self._newest[k, rows, CHANGED] = self.version[k, rows]
             again = {}
             for row in self._unclosed[k]:
                 bars = self._past[k][row].bars
@@ -261,7 +257,7 @@ class Bars:
     def forget(self, rows: Ints) -> None:
         """The log of `rows` is another one: hold no bar of them."""
         self._reserve()
-        self._newest[:, :, rows] = NOTHING[:, :, None]
+        self._newest[:, rows] = NOTHING
         self._floor[:, rows] = -np.inf
         self.version[:, rows] += 1
         for past, unclosed in zip(self._past, self._unclosed, strict=True):
@@ -272,15 +268,15 @@ class Bars:
 
     def held(self, k: int, row: int) -> Floats:
         """The bars of an interval and row, oldest first, a copy: float64[bars, LINES]."""
-        if row >= self.version.shape[1] or self._newest[START, k, row] == -np.inf:
+        if row >= self.version.shape[1] or self._newest[k, row, START] == -np.inf:
             return np.empty((0, LINES))
-        newest, history = self._newest[:, k, row][None], self._past[k].get(row)
+        newest, history = self._newest[k, row][None], self._past[k].get(row)
         return np.concatenate((history.bars, newest))[-self._kept :] if history else newest
 
     def due(self, k: int) -> int:
         """When the next bar of an interval closes, of those that there are; NEVER where all are closed."""
         length = list(BAR_INTERVALS.values())[k]
-        begins = self._newest[START, k]
+        begins = self._newest[k, :, START]
         begins = begins[begins + length > self.closed[k]]
         first = min([*self._unclosed[k].values(), *([begins.min()] if len(begins) else [])], default=np.inf)
         return int(first) + length + self._delay_us if first < np.inf else NEVER
@@ -290,19 +286,19 @@ class Bars:
         for past, unclosed in zip(self._past, self._unclosed, strict=True):
             past.clear()
             unclosed.clear()
-        self._floor = self._newest[START].copy()
+        self._floor = self._newest[:, :, START].copy()
         self.closed[:] = self._due = LONG_AGO
         self.close(now)
 
     def save(self, rows: Ints) -> Floats:
         """The newest bars of `rows`, a copy: float64[LINES * intervals, rows]."""
         self._reserve()
-        return self._newest[:, :, rows].reshape(-1, len(rows))
+        return self._newest[:, rows].transpose(0, 2, 1).reshape(-1, len(rows))
 
     def restore(self, rows: Ints, state: Floats) -> None:
         """Hold of `rows` what was saved, in this order; of others nothing is held."""
         self._reserve()
-        self._newest[:, :, rows] = state.reshape(LINES, _COUNT, len(rows))
+        self._newest[:, rows] = state.reshape(_COUNT, LINES, len(rows)).transpose(0, 2, 1)
         self.closed[:] = self._due = LONG_AGO
 
     def _reserve(self) -> None:
@@ -310,10 +306,18 @@ class Bars:
         if known > rows:
             version, newest, floor = self.version, self._newest, self._floor
             self.version = np.zeros((_COUNT, known), np.int64)
-            self._newest = np.empty((LINES, _COUNT, known))
+            self._newest = np.empty((_COUNT, known, LINES))
             self._floor = np.full((_COUNT, known), -np.inf)
-            self._newest[:] = NOTHING[:, :, None]
-            self.version[:, :rows], self._newest[:, :, :rows], self._floor[:, :rows] = version, newest, floor
+            self._newest[:] = NOTHING
+            self.version[:, :rows], self._newest[:, :rows], self._floor[:, :rows] = version, newest, floor
+
+
+def _revise(rev: Floats, bar: Ints, behind: Bools, created: Bools) -> None:
+    """Count the late trades, but for one that is the first of its bar: there was nothing to revise."""
+    np.add.at(rev, bar, behind.astype(np.float64))
+    opening = np.zeros(len(rev), np.bool_)
+    opening[bar[::-1]] = behind[::-1]
+    rev -= opening & created
 
 
 class BarSeries:
