@@ -16,9 +16,9 @@ from benchmarks.figures import Benchmark, Figure, Measured, Scale, at_most
 from benchmarks.serve import quotes
 from feeds.simulated import symbol_names
 from feeds.ticks import Symbols
+from ticker.audiences import Message
 from ticker.errors import Close
 from ticker.hub import Hub
-from ticker.lanes import Message
 from ticker.protocol import FRAMED, Subscribe
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings

@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from feeds.ticks import NO_TIME, QUOTE, TRADE, Symbols, Ticks
+from ticker.audiences import Message as Bytes
+from ticker.clients import Client
 from ticker.errors import Close
 from ticker.hub import Hub
-from ticker.lanes import Client
-from ticker.lanes import Message as Bytes
 from ticker.protocol import FRAMED, Encoding
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings

@@ -18,8 +18,10 @@ from tests.servers import environment, serving
 from tests.test_replays import SIM, day, replaying, run
 from ticker.checkpoints import Checkpoint
 from ticker.index import Index, _Silence, beside, build
+from ticker.journals import Journals
 from ticker.playback import Playback
 from ticker.quotes import QuoteTable
+from ticker.settings import Settings
 
 
 @pytest.fixture
@@ -32,8 +34,10 @@ def played(path: Path) -> list[Checkpoint]:
     """The checkpoints of a straight run."""
     source, symbols = Log([path]), Symbols()
     kept: list[Checkpoint] = []
+    table = QuoteTable(symbols)
+    Journals(table, trades=10, bars=10, bars_delay_us=1_000_000)
     playback = Playback(
-        QuoteTable(symbols),
+        table,
         _Silence(),
         part=symbols.part("replay"),
         start=source.first,
@@ -54,11 +58,11 @@ def test_what_is_read_back_is_what_was_played(tmp_path: Path) -> None:
     out = beside(str(path))
     assert out == tmp_path / ".day.csv.index"
     seen: list[int] = []
-    count = build([path], out, "00:00", seen.append)
+    count = build([path], out, Settings(), seen.append)
     expected = played(path)
     assert count == len(expected) == 5
     assert seen[-1] == 6000
-    index = Index.open(out, [path], "00:00")
+    index = Index.open(out, [path], Settings())
     assert index is not None
     assert len(index) == count
     assert index.latest(expected[0].time - 1) is None
@@ -69,24 +73,27 @@ def test_what_is_read_back_is_what_was_played(tmp_path: Path) -> None:
         assert np.array_equal(found.state.counts, checkpoint.state.counts)
         assert np.array_equal(found.state.newest, checkpoint.state.newest)
         assert np.array_equal(found.state.values, checkpoint.state.values, equal_nan=True)
+        for held, followed in zip(found.state.followed, checkpoint.state.followed, strict=True):
+            assert np.array_equal(held, followed, equal_nan=True)
 
 
 @pytest.mark.usefixtures("small")
 def test_an_index_of_anything_else_is_none(tmp_path: Path) -> None:
     path = day(tmp_path / "day.csv", 3000)
     out = tmp_path / ".day.csv.index"
-    assert Index.open(out, [path], "00:00") is None
-    build([path], out, "00:00")
-    assert Index.open(out, [path], "22:00") is None
+    assert Index.open(out, [path], Settings()) is None
+    build([path], out, Settings())
+    assert Index.open(out, [path], Settings(session_start="22:00")) is None
+    assert Index.open(out, [path], Settings(bars_delay_ms=5)) is None
     whole = out.read_bytes()
     out.write_bytes(whole[: len(whole) // 2])
-    assert Index.open(out, [path], "00:00") is None
+    assert Index.open(out, [path], Settings()) is None
     out.write_bytes(b"not an index")
-    assert Index.open(out, [path], "00:00") is None
+    assert Index.open(out, [path], Settings()) is None
     out.write_bytes(whole)
-    assert Index.open(out, [path], "00:00") is not None
+    assert Index.open(out, [path], Settings()) is not None
     os.utime(path, (1, 1))
-    assert Index.open(out, [path], "00:00") is None
+    assert Index.open(out, [path], Settings()) is None
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.hubs import Desk, Peer, quote
-from ticker import lanes
+from ticker import audiences, lanes
+from ticker.audiences import Message
 from ticker.directory import Directory
 from ticker.errors import Close
-from ticker.lanes import Message
 from ticker.protocol import FRAMED, snapshot_items
 
 
@@ -49,7 +49,7 @@ def told(peer: Peer) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("dense", [0, 4, 10**9])
 def test_both_ways_of_picking_send_the_same_messages(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "DENSE", dense)
+    monkeypatch.setattr(audiences, "DENSE", dense)
     desk = Desk("AA", "BB", "CC", "DD")
     peers = [desk.join() for _ in range(4)]
     for peer, names in zip(peers, (["AA"], ["AA", "BB"], ["BB", "AA"], ["CC", "DD"]), strict=True):

@@ -17,8 +17,8 @@ from feeds.blocks import BEGINNING, NEVER, Block, Cursor
 from feeds.ticks import Symbols, Ticks
 from tests.hubs import NOON, FakeOutlet, Message, batch, quote, trade
 from ticker.checkpoints import Checkpoint, Checkpoints
+from ticker.clients import Client
 from ticker.hub import Hub
-from ticker.lanes import Client
 from ticker.playback import Playback
 from ticker.quotes import FIELDS, QuoteTable
 from ticker.settings import Settings

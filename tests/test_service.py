@@ -15,9 +15,9 @@ from feeds.clock import WallClock
 from feeds.feed import Anew, FeedError
 from feeds.ticks import Symbols
 from tests.hand import HandFeed
+from ticker.clients import Client
 from ticker.health import FeedHealth, FeedState
 from ticker.hub import HEARTBEAT_SLOTS
-from ticker.lanes import Client
 from ticker.service import Service
 from ticker.settings import Settings
 from ticker.transport import BufferedOutlet

@@ -380,7 +380,7 @@ BAD_INPUT: dict[str, tuple[str | bytes, str, str]] = {
     "unknown channel": (
         '{"op":"subscribe","channel":"l2","symbols":["A"]}',
         "unknown_channel",
-        "channel: expected ticker, was 'l2'",
+        "channel: expected one of ticker, trades, bars, was 'l2'",
     ),
     "unknown field": (
         '{"op":"subscribe","symbols":["A"],"fields":["bid","bidd"]}',
@@ -530,16 +530,16 @@ def check(session: Session, outcome: Outcome) -> None:
     limits = session._settings
     names = session._symbols.names
     for row, key in session.rows.items():
-        exact = session._exact.get(names[row])
-        matching = [lane for pattern, lane in session._patterns.items() if fnmatchcase(names[row], pattern)]
+        exact = session.quotes.exact.get(names[row])
+        matching = [lane for pattern, lane in session.quotes.patterns.items() if fnmatchcase(names[row], pattern)]
         assert key == (exact or matching[-1])
-    for name in session._exact:
+    for name in session.quotes.exact:
         known = session._directory.find(name)
-        assert (known in session.rows) == (known is not None) == (name not in session._pending)
-    assert session._pending.keys() <= session._exact.keys()
-    assert len(session.rows) + len(session._pending) <= limits.symbols_max
-    assert len(session._patterns) <= limits.patterns_max
-    assert len({*session._exact.values(), *session._patterns.values()}) <= limits.lanes_max
+        assert (known in session.rows) == (known is not None) == (name not in session.quotes.pending)
+    assert session.quotes.pending.keys() <= session.quotes.exact.keys()
+    assert len(session.rows) + len(session.quotes.pending) <= limits.symbols_max
+    assert len(session.quotes.patterns) <= limits.patterns_max
+    assert len({*session.quotes.exact.values(), *session.quotes.patterns.values()}) <= limits.lanes_max
     assert len(session.awaited) <= limits.symbols_max
     for rows in (outcome.fresh, outcome.resumed, outcome.ahead):
         assert rows.keys() <= session.rows.keys()

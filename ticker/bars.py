@@ -17,7 +17,7 @@ import numpy as np
 
 from feeds.ticks import TRADE, Ticks
 from ticker.columns import Bools, Floats, Ints, grouped, starts
-from ticker.journal import Gap, Held
+from ticker.journal import NEVER, Gap, Held
 from ticker.protocol import BAR_INTERVALS, BARS, bar_items
 from ticker.quotes import CUT, QuoteTable
 
@@ -29,9 +29,8 @@ START, OPEN, HIGH, LOW, CLOSE, VOLUME, FINE, NOTIONAL, TRADES, FIRST_TS, LAST_TS
 LINES: Final = 14
 #: What a bar is before its first trade.
 NOTHING: Final = np.array([-np.inf, *[np.nan] * 4, 0, 0, 0, 0, np.inf, -np.inf, 0, 0, 0])
-#: The end of no bar is as early, or as late.
+#: The end of no bar is as early.
 LONG_AGO: Final = -(1 << 62)
-NEVER: Final = 1 << 62
 
 
 class _History:
@@ -350,9 +349,6 @@ class BarSeries:
         """When the next bar closes that there is; NEVER where all are closed."""
         return self._bars.due(self._k)
 
-    def begin(self, now: int) -> None:
-        self._bars.begin(now)
-
     def held(self, row: int) -> Held:
         """What a client holds that has had all of the bars of `row`."""
         return Held(int(self.version[row]) if row < len(self.version) else 0, 0)
@@ -370,6 +366,10 @@ class BarSeries:
         """What a client is taken to hold that has just subscribed: it is owed the newest bar of `row`."""
         bars = self._bars.held(self._k, row)
         return Held(int(bars[-1, CHANGED]) - 1, 0) if len(bars) else self.held(row)
+
+    def owed(self, row: int, held: Held) -> int | None:
+        """How many bars are owed to a client that holds `held`."""
+        return int(np.count_nonzero(self._bars.held(self._k, row)[:, CHANGED] > held.version))
 
     def news(self, row: int, held: Held) -> tuple[Gap | None, bytes]:
         """The items of the bars of `row` that have changed since `held`, by start; each has a comma behind it."""

@@ -19,9 +19,9 @@ from feeds.blocks import NEVER, Block
 from feeds.clock import Clock
 from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Ints, Symbols, Ticks
+from ticker.clients import Client
 from ticker.errors import Code, RequestError
 from ticker.health import FeedHealth
-from ticker.lanes import Client
 from ticker.patient import Writable
 from ticker.playback import Playback
 from ticker.protocol import Clocking, Pause, Play, Seek, Speed, Step, encode

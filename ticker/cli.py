@@ -392,25 +392,26 @@ def replay(
 
 @cli.command()
 @click.argument("path")
-@click.option("--session-start", default="00:00", show_default=True, help="As the server's that is to use it.")
-def index(path: str, session_start: str) -> int:
+@_with_settings("session_start", "bars_delay_ms")
+def index(path: str, **values: Any) -> int:
     """Index a recording, so that a replay of it can begin anywhere at once.
 
-    PATH is a file or a folder, as --source takes them; the index lies beside it.
+    PATH is a file or a folder, as --source takes them; the index lies beside it. The settings are to be those of the
+    server that is to use it.
     """
     from rich.progress import Progress  # noqa: PLC0415 - a server has no use for it
 
     from ticker.index import beside, build  # noqa: PLC0415
 
     try:
-        session_start_us(session_start)
+        settings = Settings(**values)
         files, out = find_files(path), beside(path)
         if out is None:
             raise click.UsageError(f"expected a file or a folder, was {path!r}")
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("indexing", total=None)
-            count = build(files, out, session_start, lambda rows: progress.update(task, description=f"{rows:,} rows"))
+            count = build(files, out, settings, lambda rows: progress.update(task, description=f"{rows:,} rows"))
     except (ValueError, FeedError) as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:

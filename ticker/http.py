@@ -21,8 +21,9 @@ import orjson
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from ticker.audiences import Message
+from ticker.clients import Client
 from ticker.errors import Code, RequestError
-from ticker.lanes import Client, Message
 from ticker.protocol import Subscribe, encode, error, parse
 from ticker.service import Service
 from ticker.transport import BufferedOutlet, EventOutlet

@@ -12,17 +12,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
+from ticker.audiences import Message, Outlet
+from ticker.clients import Client
 from ticker.directory import Directory
 from ticker.errors import Close
-from ticker.lanes import Client, Lane, Member, Message, Outlet
+from ticker.journal import Held
+from ticker.journals import JournalLane, JournalPace, Journals, Reader
+from ticker.lanes import Lane, Watcher
 from ticker.paces import Pace
 from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, items_head, snapshot_items
 from ticker.quotes import FIELDS, Changes, QuoteTable
-from ticker.session import Control, LaneKey, Outcome, Session
+from ticker.session import Control, JournalKey, JournalMoves, LaneKey, Outcome, Session
 from ticker.settings import Settings
 
 #: A seq that no log reaches: what is withheld until the client has been told of the log.
@@ -42,6 +47,10 @@ class Hub:
         self.settings = settings
         self.clients: dict[Client, None] = {}
         self.paces: dict[int, Pace[Lane]] = {}
+        self.journals = Journals(
+            table, trades=settings.trades_max, bars=settings.bars_max, bars_delay_us=settings.bars_delay_ms * 1000
+        )
+        self.journal_paces: dict[JournalKey, JournalPace] = {}
         self._epochs = epochs
         self._closed = closed
         self.directory = Directory(table)
@@ -59,6 +68,11 @@ class Hub:
         return "+".join(self._epochs.values())
 
     # -- clients ---------------------------------------------------------------------------------------------------
+
+    @property
+    def timers(self) -> Iterable[Pace[Lane] | JournalPace]:
+        """All paces."""
+        return chain(self.paces.values(), self.journal_paces.values())
 
     @property
     def intervals(self) -> Collection[int]:
@@ -121,7 +135,9 @@ class Hub:
             self._waiting.pop(client, None)
             self._grant(client, frozenset())
             for key, member in list(client.members.items()):
-                self._seat(key, member, gone=member.rows)
+                self._seat(client, key, member, gone=member.rows)
+            for journal, reader in list(client.readers.items()):
+                self._seat_reader(client, journal, reader, gone=reader.rows)
 
     def receive(self, client: Client, message: str | bytes | Command, now: int, ts: int | None = None) -> Close | None:
         """Carry out a client's message and answer it; returns how to end the connection, if that is due.
@@ -139,9 +155,15 @@ class Hub:
     def drained(self, client: Client, now: int, ts: int | None = None) -> None:
         """The outlet of `client` takes messages again: tell it what it has missed."""
         skipped, client.blocked_since, client.skipped = client.skipped, None, 0
-        if not skipped:
-            return
         self._ts = now if ts is None else ts
+        if skipped:
+            self._make_up(client, skipped)
+        for reader in client.readers.values():
+            if reader.behind is not None:
+                reader.lane.catch_up(reader, self._ts)
+
+    def _make_up(self, client: Client, skipped: int) -> None:
+        """Tell a client that so many rounds were skipped, and send it whole what moved in them."""
         slow = client.outlet.encoding.whole(encode({"type": "slow", "ts": self._ts, "skipped": skipped}))
         behind = {key: member for key, member in client.members.items() if member.behind is not None}
         rows = {key: member.lane.missed(member) for key, member in behind.items()}
@@ -186,7 +208,7 @@ class Hub:
         """
         self._ts = now
         following = None
-        for pace in self.paces.values():
+        for pace in self.timers:
             if pace.due <= now or pace.due > now + pace.interval_us:  # or else the clock was set back
                 pace.round(now)
                 pace.schedule(now)
@@ -245,11 +267,13 @@ class Hub:
         arrived = self.directory.admit()
         if arrived:
             self._introduce(arrived)
-        for pace in self.paces.values():
+        self.journals.begin(ts)
+        for pace in self.timers:
             pace.restart(ts)
         for client in self.clients:
             client.ahead.clear()
             client.session.awaited.clear()
+            client.session.awaited_journals.clear()
             client.session.had.clear()
             client.skipped, client.blocked_since, client.anew = 0, None, False
             self._waiting.pop(client, None)
@@ -263,6 +287,8 @@ class Hub:
             ]
             items += _valueless(client.session.pending)
             client.outlet.send(epoch, *([encoding.join(items_head("snapshot", ts), items)] if items else []))
+            for reader in client.readers.values():
+                reader.lane.restart(reader, ts)
 
     # -- what a client watches -------------------------------------------------------------------------------------
 
@@ -270,6 +296,7 @@ class Hub:
         """Move what the client watches, answer it, then send what it is owed at once, in this order."""
         encoding, session = client.outlet.encoding, client.session
         self._move(client, outcome.was)
+        begun = [self._move_reader(client, channel, moves) for channel, moves in outcome.journals.items()]
         self._await(client, outcome, now)
         for key, held in _by_lane(session, outcome.resumed).items():
             member = client.members[key]
@@ -280,6 +307,9 @@ class Hub:
         messages += self._snapshot(client, _by_lane(session, fresh), outcome.id)
         if messages:
             client.outlet.send(*messages)
+        for reader in chain.from_iterable(begun):
+            if reader.strays:
+                reader.lane.catch_up(reader, self._ts)
 
     def _snapshot(
         self,
@@ -318,9 +348,9 @@ class Hub:
                         last, of_last = key, new.setdefault(key, [])
                     of_last.append(row)
         for key in gone | new:
-            self._seat(key, self._member(client, key), gone.get(key, ()), new.get(key, ()))
+            self._seat(client, key, self._member(client, key), gone.get(key, ()), new.get(key, ()))
 
-    def _member(self, client: Client, key: LaneKey) -> Member:
+    def _member(self, client: Client, key: LaneKey) -> Watcher:
         member = client.members.get(key)
         if member is None:
             pace = self.paces.get(key.interval_ms)
@@ -330,10 +360,12 @@ class Hub:
             lane = pace.lanes.get(name)
             if lane is None:
                 lane = pace.lanes[name] = Lane(pace, *name)
-            member = client.members[key] = Member(client, lane)
+            member = client.members[key] = Watcher(client, lane)
         return member
 
-    def _seat(self, key: LaneKey, member: Member, gone: Sequence[int] = (), new: Sequence[int] = ()) -> None:
+    def _seat(
+        self, client: Client, key: LaneKey, member: Watcher, gone: Sequence[int] = (), new: Sequence[int] = ()
+    ) -> None:
         """Let `member` watch `new` and no longer `gone`. What it holds of `new` is not known: they are strays."""
         lane, pace = member.lane, member.lane.pace
         if new:
@@ -348,11 +380,75 @@ class Hub:
         member.strays = {row: None for row in member.strays if row not in left}
         lane.seat(member, rows)
         if not rows:
-            del member.client.members[key]
+            del client.members[key]
             if lane.empty:
                 del pace.lanes[lane.fields, lane.encoding]
                 if not pace.lanes:
                     del self.paces[pace.interval_us // 1000]
+
+    def _move_reader(self, client: Client, channel: str, moves: JournalMoves) -> Iterable[Reader]:
+        """Seat the client where its session has it now, on a channel of journals; returns who is owed something."""
+        rows = client.session.journals[channel].rows
+        gone: dict[JournalKey, list[int]] = {}
+        new: dict[JournalKey, list[int]] = {}
+        kept: dict[int, Held] = {}
+        for row, old in moves.was.items():
+            key = rows.get(row)
+            if old is not None:
+                if key is not None and key.journal == old.journal:
+                    kept[row] = client.readers[old].lane.holds(client.readers[old], row)
+                if key != old:
+                    gone.setdefault(old, []).append(row)
+            if key is not None and key != old:
+                new.setdefault(key, []).append(row)
+        fresh: dict[JournalKey, list[int]] = {}
+        for row in moves.fresh:
+            fresh.setdefault(rows[row], []).append(row)
+        for key in gone | new | fresh:
+            reader = self._reader(client, key)
+            self._seat_reader(client, key, reader, gone.get(key, ()), new.get(key, ()))
+            if key in fresh:
+                moves.resumed.update(reader.lane.begin(reader, fresh[key], moves.since, kept))
+        return [client.readers[key] for key in fresh]
+
+    def _reader(self, client: Client, key: JournalKey) -> Reader:
+        reader = client.readers.get(key)
+        if reader is None:
+            pace = self.journal_paces.get(key)
+            if pace is None:
+                journal = self.journals.by_name[key.journal]
+                journal.close(self._ts)
+                pace = self.journal_paces[key] = JournalPace(self.table, journal, key.interval_ms, self._ts)
+            lane = pace.lanes.get(client.outlet.encoding)
+            if lane is None:
+                lane = pace.lanes[client.outlet.encoding] = JournalLane(pace, client.outlet.encoding)
+            reader = client.readers[key] = Reader(client, lane)
+        return reader
+
+    def _seat_reader(
+        self, client: Client, key: JournalKey, reader: Reader, gone: Sequence[int] = (), new: Sequence[int] = ()
+    ) -> None:
+        """Let `reader` watch `new` and no longer `gone`."""
+        lane, pace = reader.lane, reader.lane.pace
+        if new:
+            pace.watch(np.asarray(new, np.int64))
+        if not gone:
+            if new:
+                lane.grow(reader, tuple(sorted(new)))
+            return
+        pace.unwatch(np.asarray(gone, np.int64))
+        left = set(gone)
+        rows = tuple(sorted([*(row for row in reader.rows if row not in left), *new]))
+        for row in gone:
+            reader.strays.pop(row, None)
+            reader.ahead.pop(row, None)
+        lane.seat(reader, rows)
+        if not rows:
+            del client.readers[key]
+            if lane.empty:
+                del pace.lanes[lane.encoding]
+                if not pace.lanes:
+                    del self.journal_paces[key]
 
     def _introduce(self, arrived: Mapping[str, int]) -> None:
         """Tell those who wait for symbols that these are here. Their first round sends each of them whole."""
@@ -368,12 +464,16 @@ class Hub:
     def _await(self, client: Client, outcome: Outcome, now: int) -> None:
         """Note what the client holds of a log that this table has not read so far; it waits for that, for a while."""
         self._withhold(client, outcome.ahead)
-        if outcome.waits:
+        if outcome.waits or client.session.awaited_journals or any(reader.ahead for reader in client.readers.values()):
             client.deadline = now + int(self.settings.catch_up_s_max * 1e6)
             self._waiting[client] = None
 
     def _is_ahead(self, client: Client) -> bool:
         seq, session = self.table.seq, client.session
+        if session.awaited_journals or any(
+            seq[row] < held for reader in client.readers.values() for row, held in reader.ahead.items()
+        ):
+            return True
         if session.had:
             return session.unread
         return bool(session.awaited) or any(seq[row] < held for row, held in client.ahead.items())
@@ -393,6 +493,11 @@ class Hub:
             if held:
                 self._withhold(client, held)
                 client.anew = True
+            for reader in client.readers.values():
+                watched = fell.keys() & set(reader.rows)
+                if watched:
+                    reader.lane.withhold(reader, watched)
+                    client.anew = True
 
     def _withhold(self, client: Client, held: Mapping[int, int]) -> None:
         """Send nothing of rows of which the client holds a later seq, `held`, than the table, until that is reached."""
@@ -408,12 +513,15 @@ class Hub:
         lost = [row for row in client.ahead if not self.table.n[row]] if client.anew else []
         client.anew = False
         client.session.awaited.clear()
+        client.session.awaited_journals.clear()
         client.session.had.clear()
         for member in client.members.values():
             member.behind = None
         epoch = client.outlet.encoding.whole(encode({"type": "epoch", "epoch": self.epoch}))
         rows = {key: member.rows for key, member in client.members.items()}
         client.outlet.send(epoch, *self._snapshot(client, rows, lost=lost))
+        for reader in client.readers.values():
+            reader.lane.give_up(reader, self._ts)
 
     def _served(self, interval_ms: int) -> int:
         """The interval served to one who asks for `interval_ms`: that one, or the next slower where too many others are.

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from glob import has_magic
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -21,13 +20,15 @@ import pyarrow as pa
 from feeds.blocks import NEVER, Cursor, Mark
 from feeds.log import Log
 from feeds.ticks import Symbols
+from ticker import bars
 from ticker.checkpoints import Checkpoint
-from ticker.paces import Pace
-from ticker.playback import Playback
+from ticker.journals import Journals
+from ticker.playback import Playback, Timer
+from ticker.protocol import BAR_INTERVALS
 from ticker.quotes import LINES, Changes, QuoteTable, State
-from ticker.settings import session_start_us
+from ticker.settings import Settings, session_start_us
 
-VERSION: Final = 1
+VERSION: Final = 2
 _ABOUT: Final = b"ticker.index"
 _COUNTS: Final = 5
 _NEWEST: Final = 2
@@ -37,6 +38,7 @@ SCHEMA: Final = pa.schema(
         *((f"count_{line}", pa.int64()) for line in range(_COUNTS)),
         *((f"newest_{line}", pa.int64()) for line in range(_NEWEST)),
         *((f"value_{line}", pa.float64()) for line in range(LINES)),
+        *((f"bars_{line}", pa.float64()) for line in range(bars.LINES * len(BAR_INTERVALS))),
     ]
 )
 
@@ -49,12 +51,13 @@ def beside(path: str) -> Path | None:
     return None if has_magic(path) and not whole.exists() else whole.with_name(f".{whole.name}.index")
 
 
-def _identity(files: Sequence[Path], session_start: str) -> dict[str, Any]:
+def _identity(files: Sequence[Path], settings: Settings) -> dict[str, Any]:
     """What an index is of."""
     found = [(file.name, file.stat()) for file in files]
     return {
         "version": VERSION,
-        "session_start": session_start,
+        "session_start": settings.session_start,
+        "bars_delay_ms": settings.bars_delay_ms,
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found],
     }
 
@@ -62,7 +65,7 @@ def _identity(files: Sequence[Path], session_start: str) -> dict[str, Any]:
 class _Silence:
     """Nobody is sent rounds; see `ticker.playback.Rounds`."""
 
-    paces: Mapping[int, Pace[Any]] = MappingProxyType({})
+    timers: tuple[Timer, ...] = ()
     intervals: tuple[int, ...] = ()
 
     def fold(self, changes: Changes, ts: int | None = None) -> None: ...
@@ -74,14 +77,17 @@ def _unseen(_: int) -> None:
     pass
 
 
-def build(files: Sequence[Path], out: Path, session_start: str, look: Callable[[int], None] = _unseen) -> int:
+def build(files: Sequence[Path], out: Path, settings: Settings, look: Callable[[int], None] = _unseen) -> int:
     """Play `files` once and write their index to `out`; returns how many checkpoints it holds.
 
     `look` is told now and then how many rows have been read. Raises FeedError, OSError.
     """
-    source, identity = Log(files), _identity(files, session_start)
+    source, identity = Log(files), _identity(files, settings)
     symbols = Symbols()
-    table = QuoteTable(symbols, session_start_us=session_start_us(session_start))
+    table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
+    Journals(
+        table, trades=1, bars=1, bars_delay_us=settings.bars_delay_ms * 1000
+    )  # a checkpoint has the newest bars alone
     unfinished = out.with_name(out.name + ".unfinished")
     count = 0
     schema = SCHEMA.with_metadata({_ABOUT: json.dumps(identity)})
@@ -125,6 +131,7 @@ def _batch(checkpoint: Checkpoint) -> pa.RecordBatch:
     columns = [pa.array(checkpoint.names, pa.string()), *map(pa.array, state.counts)]
     columns += map(pa.array, np.ascontiguousarray(state.newest.reshape(-1, _NEWEST).T))
     columns += map(pa.array, state.values)
+    columns += [pa.array(line) for held in state.followed for line in held]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
@@ -139,7 +146,7 @@ class Index:
         self._times = [about["time"] for about in self._abouts]
 
     @classmethod
-    def open(cls, path: Path, files: Sequence[Path], session_start: str) -> Self | None:
+    def open(cls, path: Path, files: Sequence[Path], settings: Settings) -> Self | None:
         """The index at `path`; None where there is none, or it is not of `files` as they are now."""
         try:
             file = pa.memory_map(str(path))
@@ -147,7 +154,7 @@ class Index:
             identity = json.loads((reader.schema.metadata or {}).get(_ABOUT, b"null"))
         except (OSError, pa.ArrowInvalid, json.JSONDecodeError):
             return None
-        return cls(file, reader) if identity == _identity(files, session_start) else None
+        return cls(file, reader) if identity == _identity(files, settings) else None
 
     def __len__(self) -> int:
         return len(self._times)
@@ -160,6 +167,8 @@ class Index:
         about, batch = self._abouts[at], self._reader.get_batch(at)
         columns = [column.to_numpy(zero_copy_only=False) for column in batch.columns[1:]]
         newest = np.stack(columns[_COUNTS : _COUNTS + _NEWEST], axis=1).ravel()
-        state = State(np.array(columns[:_COUNTS]), newest, np.array(columns[_COUNTS + _NEWEST :]))
+        values = np.array(columns[_COUNTS + _NEWEST :])
+        followed = values[LINES:LINES], values[LINES:]  # of the tape, nothing
+        state = State(np.array(columns[:_COUNTS]), newest, values[:LINES], followed)
         cursor = Cursor(about["time"], tuple(Mark(**mark) for mark in about["marks"]))
         return Checkpoint(cursor, tuple(batch.column(0).to_pylist()), state, about["ticks"])

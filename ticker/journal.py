@@ -12,6 +12,8 @@ from ticker.columns import Ints
 
 #: The version of what is known by its seq alone.
 UNKNOWN: Final = -1
+#: No time is as late.
+NEVER: Final = 1 << 62
 
 
 class Held(NamedTuple):
@@ -54,9 +56,6 @@ class Journal(Protocol):
     def close(self, now: int) -> None:
         """Note what is due by then."""
 
-    def begin(self, now: int) -> None:
-        """The table is as of `now`, and what was before it is not known."""
-
     def held(self, row: int) -> Held:
         """What a client holds that has had everything."""
 
@@ -65,6 +64,9 @@ class Journal(Protocol):
 
     def held_anew(self, row: int) -> Held:
         """What a client is taken to hold that has just subscribed."""
+
+    def owed(self, row: int, held: Held) -> int | None:
+        """How many items are owed to a client that holds `held`; None where something is lost."""
 
     def news(self, row: int, held: Held) -> tuple[Gap | None, bytes]:
         """What is owed to a client that holds `held`: what is lost, and items, each with a comma behind it."""

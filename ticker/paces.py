@@ -13,6 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import numpy as np
 
 from ticker.columns import Bools, Floats, Ints
+from ticker.journal import NEVER
 from ticker.quotes import FIELDS, Changes, QuoteTable
 
 #: Stands for the slot of a row that nobody watches.
@@ -80,6 +81,9 @@ class Pace(Generic[SenderT]):
     def schedule(self, now: int) -> None:
         """Let the next round fall on the first multiple of the interval after `now`."""
         self.due = now - now % self.interval_us + self.interval_us if self.interval_us else 0
+
+    #: Nothing that is watched changes by itself.
+    closing: Final = NEVER
 
     @property
     def pending(self) -> bool:

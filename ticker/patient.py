@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ticker.audiences import Message, Outlet
 from ticker.errors import Close
-from ticker.lanes import Message, Outlet
 from ticker.protocol import Encoding
 
 

@@ -14,16 +14,15 @@ Times are microseconds since the Unix epoch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from feeds.blocks import NEVER, Block, Claims, Cursor
 from feeds.ticks import Ints, Ticks
 from ticker.checkpoints import Checkpoint
-from ticker.paces import Pace
 from ticker.quotes import Changes, QuoteTable
 
 #: The horizon of what goes on for ever. Nothing is as late, but for `NEVER`.
@@ -32,11 +31,33 @@ OPEN: Final = NEVER - 1
 BLOCKS_AHEAD: Final = 4
 
 
+class Timer(Protocol):
+    """When the rounds of one pace fall: the pace."""
+
+    @property
+    def interval_us(self) -> int: ...
+
+    @property
+    def due(self) -> int: ...
+
+    @property
+    def pending(self) -> bool:
+        """Whether something may have changed since the last round."""
+
+    @property
+    def closing(self) -> int:
+        """When the round falls that tells of what changes by itself: a bar closes."""
+
+    def schedule(self, now: int) -> None:
+        """Let the next round fall after `now`."""
+
+
 class Rounds(Protocol):
     """Who is sent the rounds: a hub."""
 
     @property
-    def paces(self) -> Mapping[int, Pace[Any]]: ...
+    def timers(self) -> Iterable[Timer]:
+        """All paces."""
 
     @property
     def intervals(self) -> Iterable[int]:
@@ -197,13 +218,16 @@ class Playback:
     def _event(self) -> _Event | None:
         first = next((first for piece in self._pieces if (first := piece.first) != NEVER), None)
         due, each = NEVER, False
-        paces = self._rounds.paces
+        for timer in self._rounds.timers:
+            if timer.interval_us:
+                if timer.pending:
+                    due = min(due, timer.due)
+                if timer.closing < due and self._comes(timer.closing, first):
+                    due = timer.closing
         for interval_ms in self._rounds.intervals:
-            pace, interval = paces.get(interval_ms), interval_ms * 1000
+            interval = interval_ms * 1000
             if not interval:
                 each = True
-            elif pace is not None and pace.pending:
-                due = min(due, pace.due)
             elif first is not None:
                 due = min(due, first - first % interval + interval)
         if each and first is not None and first < due:
@@ -215,6 +239,10 @@ class Playback:
         if piece is not None and piece.until <= self.horizon and not (each and piece.first != NEVER):
             return _Event(max(piece.until, self.position), piece.until)
         return None
+
+    def _comes(self, ts: int, first: int | None) -> bool:
+        """Whether the clock comes to `ts`, which has no tick of its own: there is a later one, or it goes on for ever."""
+        return self.horizon == OPEN or (first is not None and ts <= first)
 
     def _do(self, event: _Event) -> None:
         self._apply(event.until)
@@ -229,7 +257,7 @@ class Playback:
             whole = piece.until <= until
             stop = len(piece.time) if whole else int(np.searchsorted(piece.time, until))
             if stop > piece.done:
-                self._fold(piece.ticks[piece.done : stop], int(piece.time[piece.done]))
+                self._fold(piece.ticks[piece.done : stop], piece.time[piece.done : stop])
                 piece.done = stop
             if not whole:
                 return
@@ -237,20 +265,21 @@ class Playback:
             if piece.cursor is not None and self._keep is not None:
                 self._keep(self._checkpoint(piece.cursor))
 
-    def _fold(self, ticks: Ticks, first: int) -> None:
-        """Fold ticks in, the first of which has the time `first`."""
+    def _fold(self, ticks: Ticks, time: Ints) -> None:
+        """Fold ticks in, of these times."""
+        first = int(time[0])
         if self._claims is not None:
             ticks = replace(ticks, row=self._claims.rows(ticks.row))
         if self._keep is not None and len(self._order) < len(self.table.symbols):
             self._note_order(ticks.row)
         self.ticks += len(ticks)
-        changes = self.table.apply(ticks)
-        if self._deaf:
-            return
-        for pace in self._rounds.paces.values():
-            if not pace.pending and pace.due <= first:  # rounds in which nothing changed
-                pace.schedule(first)
-        self._rounds.fold(changes, first)
+        if not self._deaf:
+            for timer in self._rounds.timers:
+                if not timer.pending and timer.due <= first:  # rounds in which nothing changed
+                    timer.schedule(first)
+        changes = self.table.apply(ticks, time)
+        if not self._deaf:
+            self._rounds.fold(changes, first)
 
     def _note_order(self, row: Ints) -> None:
         known = row < self.table.capacity

@@ -54,6 +54,8 @@ class Subscribe:
     epoch: str | None = None
     #: In place of `since`: up to where the client has had all of each part of each log.
     positions: Mapping[str, int] | None = None
+    #: Of bars alone, and there always.
+    interval: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,15 @@ def _command(body: dict[str, Any]) -> Callable[[Id], Command]:
     if op not in COMMANDS:
         raise RequestError(Code.UNKNOWN_OP, f"op: expected {_listed(COMMANDS)}, was {_shown(op)}")
     command, required, readers = COMMANDS[op]
+    channel = TICKER
     if "channel" in body and "channel" in readers:  # first: another channel has other members
-        _channel("channel", body["channel"])
+        channel = _channel("channel", body["channel"])
+    readers = {name: reader for name, reader in readers.items() if ONLY_OF.get(name, channel) == channel}
     for name in body:
         if name not in readers:
-            raise RequestError(Code.UNKNOWN_FIELD, f"{op}: expected {_listed(readers)}, was {_shown(name)}")
-    for name in required:
+            of = f" of {channel}" if name in ONLY_OF else ""
+            raise RequestError(Code.UNKNOWN_FIELD, f"{op}{of}: expected {_listed(readers)}, was {_shown(name)}")
+    for name in (*required, *(("interval",) if "interval" in readers else ())):
         if name not in body:
             raise RequestError(Code.INVALID_REQUEST, f"{op}: expected {name}, which is missing")
     return partial(command, **{name: readers[name](name, value) for name, value in body.items()})
@@ -177,9 +182,18 @@ def _text(name: str, value: object) -> str:
 
 
 def _channel(name: str, value: object) -> str:
-    if _text(name, value) != TICKER:
-        raise RequestError(Code.UNKNOWN_CHANNEL, f"channel: expected {TICKER}, was {_shown(value)}")
-    return TICKER
+    channel = _text(name, value)
+    if channel not in CHANNELS:
+        raise RequestError(Code.UNKNOWN_CHANNEL, f"{name}: expected {_listed(CHANNELS)}, was {_shown(channel)}")
+    return channel
+
+
+def bar_interval(name: str, value: object) -> str:
+    """The interval of bars that `value`, given as `name`, is. Raises RequestError."""
+    interval = _text(name, value)
+    if interval not in BAR_INTERVALS:
+        raise RequestError(Code.INVALID_REQUEST, f"{name}: expected {_listed(BAR_INTERVALS)}, was {_shown(interval)}")
+    return interval
 
 
 def _symbols(name: str, value: object) -> tuple[str, ...]:
@@ -284,7 +298,14 @@ COMMANDS: Final[dict[str, tuple[type, tuple[str, ...], dict[str, Reader]]]] = {
     "subscribe": (
         Subscribe,
         ("symbols",),
-        {**_NAMES, "interval_ms": _interval, "fields": _fields, "since": _since, "epoch": _text},
+        {
+            **_NAMES,
+            "interval": bar_interval,
+            "interval_ms": _interval,
+            "fields": _fields,
+            "since": _since,
+            "epoch": _text,
+        },
     ),
     "unsubscribe": (Unsubscribe, ("symbols",), _NAMES),
     "resync": (Resync, ("symbols",), {"symbols": _symbols}),
@@ -295,6 +316,9 @@ COMMANDS: Final[dict[str, tuple[type, tuple[str, ...], dict[str, Reader]]]] = {
     "seek": (Seek, ("ts",), {"ts": _ts}),
     "step": (Step, (), {"rounds": _rounds}),
 }
+
+#: Members that a command on one channel has and on another has not.
+ONLY_OF: Final = {"fields": TICKER, "interval": BARS}
 
 
 # -- messages ------------------------------------------------------------------------------------------------------

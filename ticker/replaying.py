@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Final
 from feeds.clock import Clock
 from feeds.feed import FeedError
 from feeds.ticks import Symbols
+from ticker.clients import Client
 from ticker.errors import Close, Code, RequestError
 from ticker.hub import Hub
-from ticker.lanes import Client
 from ticker.patient import PatientOutlet, Writable
 from ticker.playback import Playback
 from ticker.protocol import Clocking, Id, Pause, Play, Speed, encode, error

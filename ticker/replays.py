@@ -111,7 +111,7 @@ class Replays:
         path = beside(self._paths[source])
         if path is None or not path.exists():
             return None
-        index = Index.open(path, self._files[source], self.settings.session_start)
+        index = Index.open(path, self._files[source], self.settings)
         if index is None:
             log.warning("%s: not of this recording as it is now: make it anew with ticker index", path)
         return index

@@ -136,7 +136,7 @@ class _Collector:
         self._fields = list(fields)
         self._pace: Pace[_Collector] = Pace(table, interval_ms, 0)
         self._pace.lanes[0] = self
-        self.paces = {interval_ms: self._pace}
+        self.timers = (self._pace,)
         self._known = 0
         self.rounds: list[_Rows] = []
         self.rows = 0

@@ -18,9 +18,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feeds.feed import FeedError
+from ticker.clients import Client
 from ticker.errors import Close, Code, RequestError
 from ticker.http import busy, events, json, refused, service_of, snapshot, symbols
-from ticker.lanes import Client
 from ticker.protocol import PROTOCOL, encode, error
 from ticker.replay_app import replays_of, request_of, sources
 from ticker.replaying import Replay, public

@@ -124,7 +124,7 @@ class Service:
 
     def _wake_for_rounds(self) -> None:
         """A batch is in: interval 0 is due now, and a symbol that is new may have begun an interval that is due soon."""
-        due = min((pace.due for pace in self.hub.paces.values()), default=None)
+        due = min((timer.due for timer in self.hub.timers), default=None)
         if due is not None and (self._due is None or due < self._due):
             self._wake.set()
 

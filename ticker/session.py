@@ -6,16 +6,16 @@ Times are microseconds since the Unix epoch.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from feeds.ticks import Symbols, is_key
-from ticker.directory import Directory, matcher
+from feeds.ticks import Symbols
+from ticker.directory import Directory
 from ticker.errors import Close, Code, RequestError
 from ticker.protocol import (
+    BARS,
+    TICKER,
     Auth,
     Clocking,
     Command,
@@ -35,8 +35,8 @@ from ticker.protocol import (
 )
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings
+from ticker.watchlist import Accepted, Moves, Rows, Watchlist
 
-_WILDCARD: Final = re.compile(r"[*?\[]")
 # What a command costs, in tokens: one, one more for each so many names, one for each pattern, and one for each so many
 # trials of a pattern on a symbol.
 NAMES_A_TOKEN: Final = 100
@@ -50,6 +50,13 @@ class LaneKey(NamedTuple):
     fields: FieldSet
 
 
+class JournalKey(NamedTuple):
+    """One way of being served a journal: its name is `trades`, or the interval of its bars."""
+
+    interval_ms: int
+    journal: str
+
+
 class Held(NamedTuple):
     """What a client says that it holds of a symbol: a seq in a log that one of `epochs` names."""
 
@@ -59,19 +66,26 @@ class Held(NamedTuple):
 
 #: Carries out a command to the clock of a replay. Raises RequestError where it is refused.
 Control = Callable[[Clocking], None]
-#: An ordered set of rows.
-Rows = dict[int, None]
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a command comes to. The hub moves rows between lanes, sends `replies`, then what is `fresh`."""
+class JournalMoves(Moves[JournalKey]):
+    """What a command does to what a client watches of trades, or of bars."""
+
+    #: Of the fresh rows, those of which the client holds all up to a seq.
+    since: dict[int, int] = field(default_factory=dict)
+    #: What the reply tells of those that nothing is missing of: symbol to how many items follow. The hub, which has the
+    #: journal, fills it in.
+    resumed: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome(Moves[LaneKey]):
+    """What a command comes to. The hub moves rows between lanes, sends `replies`, then what is `fresh`, whole."""
 
     replies: list[dict[str, Any]] = field(default_factory=list)
-    #: Rows that a subscription took or left, and the lane that served each before; `Session.rows` says which does now.
-    was: dict[int, LaneKey | None] = field(default_factory=dict)
-    #: Watched rows that are to be sent whole at once.
-    fresh: Rows = field(default_factory=dict)
+    #: The same for the channels of journals.
+    journals: dict[str, JournalMoves] = field(default_factory=dict)
     #: Watched rows of which the client holds what the table holds.
     resumed: Rows = field(default_factory=dict)
     #: Watched rows of which the client holds a later seq than the table: row to that seq.
@@ -109,26 +123,11 @@ class Bucket:
 
 
 class Session:
-    """A client's subscriptions and limits.
-
-    Invariants: each watched row is served by exactly one subscription, the one that wins: an exact name before any
-    pattern, a newer pattern before an older; no limit is ever passed.
-    """
+    """A client's subscriptions and limits."""
 
     __slots__ = (
-        *(
-            "_closed",
-            "_control",
-            "_directory",
-            "_epochs",
-            "_exact",
-            "_inbound",
-            "_pace",
-            "_patterns",
-            "_pending",
-            "_refusals",
-        ),
-        *("_settings", "_symbols", "_table", "_told", "_violations", "awaited", "had", "heard", "rows"),
+        *("_control", "_directory", "_epochs", "_inbound", "_pace", "_refusals", "_settings", "_symbols", "_table"),
+        *("_violations", "awaited", "awaited_journals", "had", "heard", "journals", "quotes"),
     )
 
     def __init__(
@@ -151,39 +150,40 @@ class Session:
         self._symbols: Symbols = table.symbols
         self._settings = settings
         self._epochs = epochs
-        self._closed = closed
         self._pace = pace
         self._directory = directory or Directory(table)
         self._control = control or _refuse
         #: Whether a message has come yet.
         self.heard = False
-        #: Watched rows, and the lane that serves each.
-        self.rows: dict[int, LaneKey] = {}
+        #: What it watches of the channel ticker ...
+        self.quotes: Watchlist[LaneKey] = Watchlist(table, self._directory, settings, closed=closed)
+        #: ... and of the others, those that it has ever subscribed to.
+        self.journals: dict[str, Watchlist[JournalKey]] = {}
         #: What the client holds of subscribed symbols that no feed has brought yet.
         self.awaited: dict[str, Held] = {}
+        #: The same, by channel and name, of trades and bars.
+        self.awaited_journals: dict[tuple[str, str], Held] = {}
         #: How far the client says that it has had all of each part of each log, by the part's number.
         self.had: dict[int, int] = {}
-        self._exact: dict[str, LaneKey] = {}
-        #: Oldest first.
-        self._patterns: dict[str, LaneKey] = {}
-        #: Exact names that no feed has brought yet.
-        self._pending: dict[str, None] = {}
-        #: Patterns whose excess over the limit has been answered.
-        self._told: dict[str, None] = {}
         rate = settings.messages_per_s_max
         self._inbound = Bucket(rate, 2 * rate, now)
         self._refusals = Bucket(rate, 2 * rate, now)
         self._violations = Bucket(1, settings.violations_max, now)
 
     @property
+    def rows(self) -> dict[int, LaneKey]:
+        """Rows watched on the channel ticker, and the lane that serves each."""
+        return self.quotes.rows
+
+    @property
     def expecting(self) -> bool:
         """Whether a symbol that appears may concern this client."""
-        return bool(self._patterns or self._pending)
+        return self.quotes.expecting or any(watched.expecting for watched in self.journals.values())
 
     @property
     def pending(self) -> Mapping[str, LaneKey]:
-        """Subscribed names that no feed has brought yet, and the lane that is to serve each."""
-        return {name: self._exact[name] for name in self._pending}
+        """Names subscribed on the channel ticker that no feed has brought yet, and the lane that is to serve each."""
+        return {name: self.quotes.exact[name] for name in self.quotes.pending}
 
     @property
     def unread(self) -> bool:
@@ -197,7 +197,8 @@ class Session:
     @property
     def intervals(self) -> frozenset[int]:
         """The intervals of all subscriptions."""
-        return frozenset(key.interval_ms for held in (self._exact, self._patterns) for key in held.values())
+        keys = self.quotes.keys().union(*(watched.keys() for watched in self.journals.values()))
+        return frozenset(key.interval_ms for key in keys)
 
     def receive(self, message: str | bytes | Command, now: int, ts: int | None = None) -> Outcome:
         """Carry out one message of the client, or a command made of it. Never raises for anything a client can send.
@@ -227,7 +228,7 @@ class Session:
         except RequestError as failure:  # before anything was done
             failure.id = tag if failure.id is None else failure.id
             close = self._ending(failure.code, now)
-            return Outcome([error(failure, fatal=close is not None)], failure=failure, close=close)
+            return Outcome(replies=[error(failure, fatal=close is not None)], failure=failure, close=close)
         return outcome
 
     def appeared(self, arrived: Mapping[str, int]) -> Outcome:
@@ -236,17 +237,16 @@ class Session:
         `arrived` maps the names that the directory has just admitted to their rows.
         """
         outcome = Outcome()
-        for name in sorted(self._pending.keys() & arrived.keys(), key=arrived.__getitem__):
-            del self._pending[name]
-            self._serve(arrived[name], self._exact[name], outcome)
-        for pattern, key in reversed(self._patterns.items()):
-            if self._room > 0 or pattern not in self._told:
-                matched = self._directory.matching(pattern, self._directory.known - len(arrived))
-                new = [row for row in matched if row not in self.rows]
-                excess = self._fill(new, key, outcome, len(new))
-                if excess and pattern not in self._told:
-                    self._told[pattern] = None
-                    outcome.replies.append(self._excess(pattern, excess))
+        for pattern, excess in self.quotes.appeared(arrived, outcome).items():
+            outcome.replies.append(self._excess(pattern, excess))
+        for channel, watched in self.journals.items():
+            moves = outcome.journals[channel] = JournalMoves()
+            for pattern, excess in watched.appeared(arrived, moves).items():
+                outcome.replies.append({**self._excess(pattern, excess), "channel": channel})
+            for row in moves.fresh:
+                held = self.awaited_journals.pop((channel, self._symbols.names[row]), None)
+                if held is not None and self._epoch(row) in held.epochs:
+                    moves.since[row] = held.seq
         outcome.fresh.clear()  # the round that brings their first value sends it whole
         if self.awaited or self.had:
             self._end_waiting(outcome)
@@ -266,11 +266,12 @@ class Session:
         """
         names: tuple[str, ...] = getattr(command, "symbols", ())
         since = getattr(command, "since", None) or ()
-        patterns = [name for name in names if self._is_pattern(name)]
-        trials = len(patterns) * len(self.rows)
+        patterns = [name for name in names if self.quotes.is_pattern(name)]
+        watched = self.journals.get(getattr(command, "channel", TICKER), self.quotes)
+        trials = len(patterns) * len(watched.rows)
         if isinstance(command, Subscribe):
             trials += self._directory.trials(patterns)
-            trials += len(since) * (len(self._patterns) + len(patterns))
+            trials += len(since) * (len(watched.patterns) + len(patterns))
         cost = 1 + (len(names) + len(since)) // NAMES_A_TOKEN + len(patterns) + trials // TRIALS_A_TOKEN
         if len(patterns) <= 1 and max(len(names), len(since)) <= self._settings.symbols_max:
             cost = min(cost, int(self._inbound.size))
@@ -289,57 +290,61 @@ class Session:
 
     def _subscribe(self, command: Subscribe, outcome: Outcome) -> None:
         asked = self._settings.interval_ms if command.interval_ms is None else command.interval_ms
-        key = LaneKey(self._pace(asked), command.fields)
-        self._check_lanes(key, set(command.symbols))
+        interval_ms = self._pace(asked)
+        resumed: dict[str, int]
+        if command.channel == TICKER:
+            key = LaneKey(interval_ms, command.fields)
+            self._check_lanes({*self.quotes.keys(command.symbols), key}, "pairs of interval and fields")
+            answer = self.quotes.subscribe(command.symbols, key, outcome)
+            resumed = self._resume(command, outcome)
+        else:
+            answer = self._subscribe_journal(command, interval_ms, outcome)
+            resumed = outcome.journals[command.channel].resumed
         outcome.subscribed = True
-        accepted: list[str] = []
-        patterns: list[str] = []
-        rejected: list[dict[str, Any]] = []
-        for name in command.symbols:
-            refusal = self._refusal(name)
-            if refusal:
-                rejected.append({"symbol": name, "code": refusal})
-            elif self._is_pattern(name):
-                patterns.append(name)
-                excess = self._add_pattern(name, key, outcome)
-                if excess:
-                    rejected.append({"symbol": name, "code": Code.LIMIT_SYMBOLS, "count": excess})
-            else:
-                accepted.append(name)
-                self._add_exact(name, key, outcome)
         outcome.replies.append(
             {
                 "type": "subscribed",
                 **_tag(command.id),
                 "channel": command.channel,
-                "symbols": accepted,
-                "pending": [name for name in accepted if not self._has_value(name)],
-                "patterns": patterns,
-                "resumed": self._resume(command, outcome),
-                "rejected": rejected,
-                "interval_ms": key.interval_ms,
+                **({"interval": command.interval} if command.interval else {}),
+                "symbols": answer.symbols,
+                "pending": [name for name in answer.symbols if not self._has_value(name)],
+                "patterns": answer.patterns,
+                "resumed": resumed,
+                "rejected": answer.rejected,
+                "interval_ms": interval_ms,
             }
         )
+
+    def _subscribe_journal(self, command: Subscribe, interval_ms: int, outcome: Outcome) -> Accepted:
+        watched = self.journals.get(command.channel)
+        if watched is None:
+            watched = Watchlist(self._table, self._directory, self._settings, closed=self.quotes.closed)
+        key = JournalKey(interval_ms, command.interval or command.channel)
+        what = "pairs of interval and interval_ms" if command.channel == BARS else "values of interval_ms"
+        self._check_lanes({*watched.keys(command.symbols), key}, what)
+        self.journals[command.channel] = watched
+        moves = outcome.journals[command.channel] = JournalMoves()
+        answer = watched.subscribe(command.symbols, key, moves)
+        self._resume_journal(command, moves)
+        return answer
 
     def _unsubscribe(self, command: Unsubscribe, outcome: Outcome) -> None:
         outcome.subscribed = True
         removed: list[str] = []
-        rejected: list[dict[str, Any]] = []
-        rows: Rows = {}
-        for name in command.symbols:
-            if name in self._exact:
-                rows |= self._drop_exact(name)
-            elif name in self._patterns:
-                rows |= self._drop_pattern(name)
-            else:
-                rejected.append({"symbol": name, "code": Code.UNKNOWN_SYMBOL})
-                continue
-            removed.append(name)
-        self._serve_anew(rows, outcome)  # once, however many subscriptions to a row have gone
-        if removed:
-            self._told.clear()  # there is room again, and a new excess is news
-            for name in [name for name in self.awaited if self._winner(name) is None]:
+        if command.channel == TICKER:
+            removed, rejected = self.quotes.unsubscribe(command.symbols, outcome)
+            for name in [name for name in self.awaited if self.quotes.winner(name) is None]:
                 del self.awaited[name]
+        elif command.channel in self.journals:
+            moves = outcome.journals[command.channel] = JournalMoves()
+            watched = self.journals[command.channel]
+            removed, rejected = watched.unsubscribe(command.symbols, moves)
+            for channel, name in list(self.awaited_journals):
+                if channel == command.channel and watched.winner(name) is None:
+                    del self.awaited_journals[channel, name]
+        else:
+            rejected = [{"symbol": name, "code": Code.UNKNOWN_SYMBOL} for name in command.symbols]
         reply = {"type": "unsubscribed", **_tag(command.id), "channel": command.channel}
         outcome.replies.append({**reply, "symbols": removed, "rejected": rejected})
 
@@ -350,7 +355,7 @@ class Session:
             row = self._directory.find(name)
             if row is not None and row in self.rows:
                 outcome.fresh[row] = None
-            elif name not in self._pending:
+            elif name not in self.quotes.pending:
                 unknown.append(name)
         if unknown:
             text = f"expected subscribed symbols, was {', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}"
@@ -358,112 +363,14 @@ class Session:
 
     # -- what is accepted ------------------------------------------------------------------------------------------
 
-    def _check_lanes(self, key: LaneKey, replaced: set[str]) -> None:
-        held = {key}
-        for subscriptions in (self._exact, self._patterns):
-            held.update(lane for name, lane in subscriptions.items() if name not in replaced)
+    def _check_lanes(self, keys: set[Any], what: str) -> None:
         limit = self._settings.lanes_max
-        if len(held) > limit:
-            raise RequestError(
-                Code.LIMIT_LANES, f"expected at most {limit} different pairs of interval and fields, was {len(held)}"
-            )
-
-    def _refusal(self, name: str) -> Code | None:
-        """Why a subscription to `name` is refused, if it is."""
-        if not is_key(name) or len(name) > self._settings.symbol_chars_max:
-            return Code.INVALID_SYMBOL
-        if self._is_pattern(name):
-            full = name not in self._patterns and len(self._patterns) >= self._settings.patterns_max
-            return Code.LIMIT_SYMBOLS if full else None
-        if self._closed and name not in self._symbols:
-            return Code.UNKNOWN_SYMBOL
-        held = name in self._pending or self._directory.find(name) in self.rows
-        return None if held or self._room > 0 else Code.LIMIT_SYMBOLS
-
-    @property
-    def _room(self) -> int:
-        return self._settings.symbols_max - len(self.rows) - len(self._pending)
-
-    def _is_pattern(self, name: str) -> bool:
-        return name not in self._symbols and _WILDCARD.search(name) is not None
+        if len(keys) > limit:
+            raise RequestError(Code.LIMIT_LANES, f"expected at most {limit} different {what}, was {len(keys)}")
 
     def _has_value(self, name: str) -> bool:
         row = self._directory.find(name)
         return row is not None and bool(self._table.n[row])
-
-    # -- who serves what -------------------------------------------------------------------------------------------
-
-    def _add_exact(self, name: str, key: LaneKey, outcome: Outcome) -> None:
-        if name in self._patterns:  # it was one until a symbol of that very name appeared
-            self._serve_anew(self._drop_pattern(name), outcome)
-        row = self._directory.find(name)
-        if row is None:
-            self._exact[name] = key
-            self._pending[name] = None
-        else:
-            self._exact[self._symbols.names[row]] = key  # the string that all clients share
-            self._serve(row, key, outcome)
-
-    def _drop_exact(self, name: str) -> Rows:
-        """Forget a subscription; returns the rows that it may have served."""
-        del self._exact[name]
-        self._pending.pop(name, None)
-        row = self._directory.find(name)
-        return {} if row is None else {row: None}
-
-    def _add_pattern(self, pattern: str, key: LaneKey, outcome: Outcome) -> int:
-        """Serve what `pattern` matches, as the newest; returns how many symbols are over the limit."""
-        self._patterns.pop(pattern, None)
-        self._patterns[pattern] = key
-        match, names = matcher(pattern), self._symbols.names
-        held = [row for row in self.rows if match(names[row])]
-        for row in held:
-            if names[row] not in self._exact:
-                self._serve(row, key, outcome)
-        matched = self._directory.matching(pattern)
-        excess = len(matched) - len(held)
-        if excess and self._room > 0:
-            excess = self._fill((row for row in matched if row not in self.rows), key, outcome, excess)
-        if excess:
-            self._told[pattern] = None
-        return excess
-
-    def _drop_pattern(self, pattern: str) -> Rows:
-        """Forget a subscription; returns the rows that it may have served."""
-        key = self._patterns.pop(pattern)
-        match, names = matcher(pattern), self._symbols.names
-        return {row: None for row, lane in self.rows.items() if lane == key and match(names[row])}
-
-    def _fill(self, rows: Iterable[int], key: LaneKey, outcome: Outcome, count: int) -> int:
-        """Serve those of `rows`, `count` rows not watched yet, that there is room for; returns how many are left."""
-        new = dict.fromkeys(islice(rows, max(0, self._room)))
-        outcome.was = new | outcome.was
-        self.rows.update(dict.fromkeys(new, key))
-        outcome.fresh.update(new)
-        return count - len(new)
-
-    def _serve_anew(self, rows: Rows, outcome: Outcome) -> None:
-        """Subscriptions to `rows` have gone: let others serve them, or none."""
-        for row in rows:
-            key = self._winner(self._symbols.names[row])
-            if key != self.rows[row]:
-                self._serve(row, key, outcome)
-
-    def _serve(self, row: int, key: LaneKey | None, outcome: Outcome) -> None:
-        """Let `key` serve `row` from now on, None for nobody, and owe the client its snapshot."""
-        outcome.was.setdefault(row, self.rows.get(row))
-        if key is None:
-            del self.rows[row]
-            outcome.fresh.pop(row, None)
-        else:
-            self.rows[row] = key
-            outcome.fresh[row] = None
-
-    def _winner(self, name: str) -> LaneKey | None:
-        exact = self._exact.get(name)
-        if exact is not None:
-            return exact
-        return next((key for pattern, key in reversed(self._patterns.items()) if matcher(pattern)(name)), None)
 
     def _excess(self, pattern: str, count: int) -> dict[str, Any]:
         limit = self._settings.symbols_max
@@ -500,10 +407,26 @@ class Session:
         if not epochs.isdisjoint(self._epochs.values()):
             for name, since in named.items():
                 full = len(self.awaited) >= self._settings.symbols_max
-                if since and not full and self._directory.find(name) is None and self._winner(name) is not None:
+                if since and not full and self._directory.find(name) is None and self.quotes.winner(name) is not None:
                     self.awaited[name] = Held(since, epochs)
                     outcome.waits = True
         return {names[row]: int(self._table.n[row]) for row in outcome.resumed}
+
+    def _resume_journal(self, command: Subscribe, moves: JournalMoves) -> None:
+        """Note up to where the client holds what it watches, and what it holds of symbols that no feed has brought."""
+        if command.epoch is None:
+            return
+        named, positions = command.since or {}, command.positions
+        names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
+        for row in moves.fresh:
+            part = str(self._symbols.parts[self._symbols.owner[row]])
+            since = named.get(names[row]) if positions is None else positions.get(part)
+            if since is not None and self._epoch(row) in epochs:
+                moves.since[row] = since
+        for name, since in named.items():
+            full = len(self.awaited_journals) >= self._settings.symbols_max
+            if not full and self._directory.find(name) is None:
+                self.awaited_journals[command.channel, name] = Held(since, epochs)
 
     def _since(self, row: int) -> int:
         """The seq of `row` that a client holds which has had all of each part of each log up to `had`.

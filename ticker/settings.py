@@ -29,6 +29,9 @@ class Settings:
     symbols_max: int = _setting(1000, "symbols a client may watch, patterns included", least=1, most=100_000)
     patterns_max: int = _setting(32, "patterns a client may hold", least=0, most=1000)
     lanes_max: int = _setting(8, "different pairs of interval and fields a client may hold", least=1, most=100)
+    trades_max: int = _setting(500, "trades kept of each symbol, for who comes late or is slow", least=1, most=100_000)
+    bars_max: int = _setting(500, "bars kept of each symbol and interval", least=1, most=100_000)
+    bars_delay_ms: int = _setting(1000, "time after its end at which a bar closes", least=0, most=60_000)
     intervals_max: int = _setting(
         64,
         "different intervals served at once, besides 60,000 ms; past it a client is given the next slower",
@@ -76,7 +79,7 @@ class Settings:
     long_poll_s_max: float = _setting(30.0, "longest wait of a long-poll", least=0.05, most=3600)
     replay_sessions_max: int = _setting(32, "replays at once; one more is answered 503", least=0, most=10_000)
     replay_checkpoint_bytes_max: int = _setting(
-        32 << 20, "memory for the checkpoints that replays of the same data share", least=0, most=1 << 34
+        64 << 20, "memory for the checkpoints that replays of the same data share", least=0, most=1 << 34
     )
     replay_stall_s_max: float = _setting(
         600.0, "time for which a replay's only client may take nothing (4408)", least=0.05, most=86_400

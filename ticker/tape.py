@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from feeds.ticks import BUY, NO_SIDE, SELL, TRADE, Symbols, Ticks
 from ticker.columns import Floats, Ints, grouped, longer, starts
-from ticker.journal import UNKNOWN, Gap, Held
+from ticker.journal import NEVER, UNKNOWN, Gap, Held
 from ticker.protocol import TRADES, trade_items
 
 #: Stands for the slot of a row that has not traded.
 NO_SLOT: Final = -1
-#: No time is as late.
-NEVER: Final = 1 << 62
 SLOTS_MIN: Final = 64
 #: Stands for the position from which a part is read, before anything of it has come.
 NOT_READ: Final = -1
@@ -95,10 +93,10 @@ class Tape:
 
     def forget(self, rows: Ints) -> None:
         """The log of `rows` is another one: nothing of the old one is told any more."""
-        self._reserve()
+        rows = rows[rows < len(self.version)]
         self._gone[rows] = self.version[rows]
         self._seq[rows] = 0
-        parts = {self._symbols.owner[row] for row in rows.tolist()}
+        parts = {self._symbols.owner[row] for row in rows[rows < len(self._symbols)].tolist()}
         self._first[[part for part in parts if part < len(self._first)]] = NOT_READ
         self.moves += 1
 
@@ -111,8 +109,10 @@ class Tape:
 
     def begin(self, _: int) -> None:
         """Hold nothing of any row, and know nothing of what was read before."""
-        self.forget(np.arange(len(self.version)))
+        self._gone[:] = self.version
+        self._seq[:] = 0
         self._first[:] = NOT_READ
+        self.moves += 1
 
     def _note_first(self, ticks: Ticks, part: Ints) -> None:
         if len(self._first) < len(self._symbols.parts):
@@ -171,11 +171,21 @@ class Tape:
             return Held(0, 0)
         oldest, newest = self._oldest(row), int(self.version[row])
         read = self._read_from(row)
+        if not seq and not read:  # it holds nothing, and there is a first position that is 0
+            seq = -1
         if seq < (self._seq_of(row, oldest) if oldest > self._gone[row] else read - 1):
             return Held(UNKNOWN, seq)
         while newest > oldest and self._seq_of(row, newest) > seq:
             newest -= 1
         return Held(newest, seq)
+
+    def owed(self, row: int, held: Held) -> int | None:
+        """How many trades are owed to a client that holds `held`; None where some are lost."""
+        if row >= len(self.version):
+            return 0
+        if held.version < self._oldest(row) and (held.version == UNKNOWN or self._oldest(row) > self._gone[row]):
+            return None
+        return int(self.version[row]) - max(held.version, int(self._gone[row]))
 
     def news(self, row: int, held: Held) -> tuple[Gap | None, bytes]:
         """What is owed to a client that holds `held` of `row`: what is lost, and the items of the trades that are not.
@@ -192,7 +202,7 @@ class Tape:
             while after < newest and self._seq_of(row, after + 1) <= end:  # what is left of a record that is not whole
                 after += 1
             count = None if held.version == UNKNOWN else after - max(held.version, int(self._gone[row]))
-            gap = Gap(self._symbols.names[row], held.seq, end, count)
+            gap = Gap(self._symbols.names[row], max(0, held.seq), end, count)
         return gap, self._items(row, after)
 
     def last(self, row: int, limit: int) -> bytes:

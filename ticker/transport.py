@@ -24,8 +24,8 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
+from ticker.audiences import Message
 from ticker.errors import Close
-from ticker.lanes import Message
 from ticker.protocol import BARE, FRAMED
 from ticker.session import Bucket
 
