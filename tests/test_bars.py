@@ -241,7 +241,7 @@ def test_resuming_gives_the_bar_of_that_position_again_and_all_after_it() -> Non
     series = market.bars.series["1s"]
     for i in range(4):
         market.apply(trade(0, NOON + i * S, float(i), 1.0))
-    assert [bar["open"] for bar in items(series.news(0, series.held_at(0, 3))[1])] == [2.0, 3.0]
+    assert [bar["open"] for bar in items(series.news(0, series.held_at(0, 4))[1])] == [2.0, 3.0]
     assert [bar["open"] for bar in items(series.news(0, series.held_anew(0))[1])] == [3.0]
     assert series.news(0, series.held(0)) == (None, b"")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from feeds.ticks import TRADE, Ticks
 from ticker.columns import Bools, Floats, Ints, grouped, starts
-from ticker.journal import NEVER, Gap, Held
+from ticker.journal import NEVER, UNKNOWN, Gap, Held
 from ticker.protocol import BAR_INTERVALS, BARS, bar_items
 from ticker.quotes import CUT, QuoteTable
 
@@ -94,7 +94,7 @@ class Bars:
         self.version: Ints = np.zeros((_COUNT, 0), np.int64)
         self.table = table
         self._kept = kept
-        self._delay_us = delay_us
+        self.delay_us = delay_us
         #: The newest bar by interval and row: a bar lies together, as it is read and written whole.
         self._newest: Floats = np.zeros((_COUNT, 0, LINES))
         #: By interval and row: bars that begin before it are not kept, as not all of their trades are known.
@@ -167,7 +167,7 @@ class Bars:
         lines[TRADES] += last + 1 - first
         lines[SEQ][bar] = np.tile(ticks.seq[at], _COUNT)  # a repeated one keeps its last
         end = start + _LENGTH
-        behind = (time[at] >= end + self._delay_us) | (end <= self.closed[:, None])
+        behind = (time[at] >= end + self.delay_us) | (end <= self.closed[:, None])
         if np.count_nonzero(behind):
             _revise(lines[REV], bar, behind.ravel(), created)
 
@@ -231,8 +231,8 @@ class Bars:
         self._reserve()
         self._due = NEVER
         for k, length in enumerate(BAR_INTERVALS.values()):
-            was, by = int(self.closed[k]), (now - self._delay_us) // length * length
-            self._due = min(self._due, max(was, by) + length + self._delay_us)
+            was, by = int(self.closed[k]), (now - self.delay_us) // length * length
+            self._due = min(self._due, max(was, by) + length + self.delay_us)
             if by <= was:
                 continue
             self.closed[k] = by
@@ -278,7 +278,7 @@ class Bars:
         begins = self._newest[k, :, START]
         begins = begins[begins + length > self.closed[k]]
         first = min([*self._unclosed[k].values(), *([begins.min()] if len(begins) else [])], default=np.inf)
-        return int(first) + length + self._delay_us if first < np.inf else NEVER
+        return int(first) + length + self.delay_us if first < np.inf else NEVER
 
     def begin(self, now: int) -> None:
         """The table is as of `now`: hold the newest bar of each symbol alone, and nothing of what was before it."""
@@ -356,11 +356,9 @@ class BarSeries:
     def held_at(self, row: int, seq: int) -> Held:
         """What a client holds that has had the bars of `row` up to a position of its log.
 
-        It is owed the bar of that position again, which may have closed since, and all after it.
+        It is owed the bar of that position again, the one before it where that may have been open, and all after them.
         """
-        bars = self._bars.held(self._k, row)
-        owed = bars[bars[:, SEQ] >= seq, CHANGED]
-        return Held(int(owed.min()) - 1, seq) if len(owed) else self.held(row)
+        return Held(UNKNOWN, seq) if row < len(self.version) else Held(0, 0)
 
     def held_anew(self, row: int) -> Held:
         """What a client is taken to hold that has just subscribed: it is owed the newest bar of `row`."""
@@ -369,12 +367,18 @@ class BarSeries:
 
     def owed(self, row: int, held: Held) -> int | None:
         """How many bars are owed to a client that holds `held`."""
-        return int(np.count_nonzero(self._bars.held(self._k, row)[:, CHANGED] > held.version))
+        return len(self._owed(row, held))
 
     def news(self, row: int, held: Held) -> tuple[Gap | None, bytes]:
         """The items of the bars of `row` that have changed since `held`, by start; each has a comma behind it."""
+        return None, self._items(row, self._owed(row, held))
+
+    def _owed(self, row: int, held: Held) -> Floats:
         bars = self._bars.held(self._k, row)
-        return None, self._items(row, bars[bars[:, CHANGED] > held.version])
+        if held.version != UNKNOWN:
+            return bars[bars[:, CHANGED] > held.version]
+        since = bars[bars[:, SEQ] >= held.seq, START]
+        return bars[bars[:, START] + self._length > since.min() - self._bars.delay_us] if len(since) else bars[:0]
 
     def last(self, row: int, limit: int) -> bytes:
         """The items of the last bars of `row`, at most `limit`, oldest first; each has a comma behind it."""

@@ -32,6 +32,8 @@ from ticker.settings import Settings
 
 #: A seq that no log reaches: what is withheld until the client has been told of the log.
 NEVER: Final = 1 << 62
+#: What is held of a symbol by who has watched for it since before it appeared.
+BEFORE: Final = Held(0, 0)
 RECONNECT_SPREAD_MS: Final = 2000  # clients of a stopped server come back spread over this long
 HEARTBEAT_SLOTS: Final = 20  # heartbeats are spread over their interval, so that they never come as one burst
 
@@ -292,11 +294,14 @@ class Hub:
 
     # -- what a client watches -------------------------------------------------------------------------------------
 
-    def _carry_out(self, client: Client, outcome: Outcome, now: int) -> None:
-        """Move what the client watches, answer it, then send what it is owed at once, in this order."""
+    def _carry_out(self, client: Client, outcome: Outcome, now: int, *, born: bool = False) -> None:
+        """Move what the client watches, answer it, then send what it is owed at once, in this order.
+
+        What is `born`, it is owed with the next round.
+        """
         encoding, session = client.outlet.encoding, client.session
         self._move(client, outcome.was)
-        begun = [self._move_reader(client, channel, moves) for channel, moves in outcome.journals.items()]
+        begun = [self._move_reader(client, channel, moves, born) for channel, moves in outcome.journals.items()]
         self._await(client, outcome, now)
         for key, held in _by_lane(session, outcome.resumed).items():
             member = client.members[key]
@@ -308,7 +313,7 @@ class Hub:
         if messages:
             client.outlet.send(*messages)
         for reader in chain.from_iterable(begun):
-            if reader.strays:
+            if reader.strays and not born:
                 reader.lane.catch_up(reader, self._ts)
 
     def _snapshot(
@@ -386,7 +391,7 @@ class Hub:
                 if not pace.lanes:
                     del self.paces[pace.interval_us // 1000]
 
-    def _move_reader(self, client: Client, channel: str, moves: JournalMoves) -> Iterable[Reader]:
+    def _move_reader(self, client: Client, channel: str, moves: JournalMoves, born: bool) -> Iterable[Reader]:
         """Seat the client where its session has it now, on a channel of journals; returns who is owed something."""
         rows = client.session.journals[channel].rows
         gone: dict[JournalKey, list[int]] = {}
@@ -399,6 +404,8 @@ class Hub:
                     kept[row] = client.readers[old].lane.holds(client.readers[old], row)
                 if key != old:
                     gone.setdefault(old, []).append(row)
+            elif born:
+                kept[row] = BEFORE
             if key is not None and key != old:
                 new.setdefault(key, []).append(row)
         fresh: dict[JournalKey, list[int]] = {}
@@ -406,7 +413,7 @@ class Hub:
             fresh.setdefault(rows[row], []).append(row)
         for key in gone | new | fresh:
             reader = self._reader(client, key)
-            self._seat_reader(client, key, reader, gone.get(key, ()), new.get(key, ()))
+            self._seat_reader(client, key, reader, gone.get(key, ()), new.get(key, ()), born=born)
             if key in fresh:
                 moves.resumed.update(reader.lane.begin(reader, fresh[key], moves.since, kept))
         return [client.readers[key] for key in fresh]
@@ -426,12 +433,19 @@ class Hub:
         return reader
 
     def _seat_reader(
-        self, client: Client, key: JournalKey, reader: Reader, gone: Sequence[int] = (), new: Sequence[int] = ()
+        self,
+        client: Client,
+        key: JournalKey,
+        reader: Reader,
+        gone: Sequence[int] = (),
+        new: Sequence[int] = (),
+        *,
+        born: bool = False,
     ) -> None:
-        """Let `reader` watch `new` and no longer `gone`."""
+        """Let `reader` watch `new` and no longer `gone`; with `born`, nothing has been told of `new`."""
         lane, pace = reader.lane, reader.lane.pace
         if new:
-            pace.watch(np.asarray(new, np.int64))
+            pace.watch(np.asarray(new, np.int64), born=born)
         if not gone:
             if new:
                 lane.grow(reader, tuple(sorted(new)))
@@ -457,7 +471,7 @@ class Hub:
                 held = client.session.awaited.keys() & arrived.keys() if client.anew else ()
                 outcome = client.session.appeared(arrived)
                 outcome.ahead |= {arrived[name]: NEVER for name in held if arrived[name] in client.session.rows}
-                self._carry_out(client, outcome, self._ts)
+                self._carry_out(client, outcome, self._ts, born=True)
 
     # -- a client that is ahead ------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from ticker.protocol import Encoding, encode, journal_head
 from ticker.quotes import QuoteTable
 from ticker.tape import Tape
 
+#: No journal has moved so often.
+NOTHING_SEEN: Final = -1
 #: What one is sent that catches up comes in messages of about so many bytes.
 PIECE_BYTES: Final = 1 << 16
 #: Stands for the round before which a reader was skipped: versions tell what it has had.
@@ -141,10 +143,10 @@ class JournalLane(Audiences[Reader]):
         items: list[bytes] = []
         sent = []
         for row in self._touched(reader.audience, round.items):
-            if row not in reader.strays:
+            if row not in reader.strays and row not in round.gaps:
                 items.append(round.items[row])
                 continue
-            held = self._held(reader, row)
+            held = self._held(reader, row) if row in reader.strays else round.before[row]
             if held is not None:
                 gap, news = round.news(row, held)
                 gaps += [gap] if gap else []
@@ -300,11 +302,18 @@ class JournalPace:
         due = self.journal.due
         return -(-due // self.interval_us) * self.interval_us if self.interval_us else due
 
-    def watch(self, rows: Ints) -> None:
-        """One more reader watches each of `rows`, which are distinct; those that nobody did have been told as of now."""
+    def watch(self, rows: Ints, *, born: bool = False) -> None:
+        """One more reader watches each of `rows`, which are distinct; those that nobody did have been told as of now.
+
+        Of rows that are `born` nothing has been told: the next round tells all of it.
+        """
         self._reach()
         new = rows[self._watchers[rows] == 0]
-        self._tell(new)
+        if born:
+            self._version[new] = self._seq[new] = 0
+            self._moves = NOTHING_SEEN
+        else:
+            self._tell(new)
         self._watchers[rows] += 1
 
     def unwatch(self, rows: Ints) -> None:
