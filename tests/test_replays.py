@@ -57,6 +57,8 @@ class Replay:
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.items: list[bytes] = []
+        #: Messages of trades and bars, as they came.
+        self.told: list[bytes] = []
         self.welcome: Message = {}
 
     async def say(self, op: str, **more: Any) -> None:
@@ -70,6 +72,8 @@ class Replay:
         message: Message = json.loads(raw)
         if message["type"] in {"snapshot", "update"}:
             self.items.append(raw)
+        elif message["type"] in {"trades", "bars", "gap"}:
+            self.told.append(raw)
         return message
 
     async def until(self, type: str, **members: Any) -> Message:

@@ -24,13 +24,16 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from ticker.audiences import Message
 from ticker.clients import Client
 from ticker.errors import Code, RequestError
-from ticker.protocol import Subscribe, encode, error, parse
+from ticker.protocol import BAR_INTERVALS, TRADES, Subscribe, bar_interval, encode, error, parse
 from ticker.service import Service
 from ticker.transport import BufferedOutlet, EventOutlet
 
 RETRY_AFTER_S: Final = 5
 NEWS: Final = (b'{"type":"update"', b'{"type":"snapshot"')
 ITEMS: Final = b'"items"'
+#: What `/v1/trades` and `/v1/bars` show where no limit is given.
+TRADES_SHOWN: Final = 100
+BARS_SHOWN: Final = 500
 SSE_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 #: A log position has at most 16 digits: it is below 2**53.
 POSITION_DIGITS_MAX: Final = 16
@@ -159,7 +162,7 @@ async def _left(request: Request) -> None:
 async def events(request: Request) -> Response:
     """`/v1/sse`: the protocol as Server-Sent Events, one subscription a connection."""
     service = service_of(request)
-    query = _query(request, "symbols", "fields", "interval_ms", "last_event_id")
+    query = _query(request, "symbols", "channel", "interval", "fields", "interval_ms", "last_event_id")
     command = _subscription(service, query)
     if service.full:
         return busy()
@@ -186,9 +189,9 @@ def _position(service: Service, client: Client) -> str | None:
     """The epoch, and how far the client has had each part of each log, as an event's id.
 
     That is as far as the table, or further where the client came with more. None while it still holds some of a log
-    that is another one now: from there it could not be resumed.
+    that is another one now, or is owed more than this message brings: from there it could not be resumed.
     """
-    if client.anew:
+    if client.anew or any(reader.behind is not None for reader in client.readers.values()):
         return None
     parts = enumerate(service.table.symbols.parts)
     return " ".join((service.hub.epoch, *(f"{part}={client.session.position(number)}" for number, part in parts)))
@@ -235,6 +238,48 @@ async def symbols(request: Request) -> Response:
     return json({"epoch": service.hub.epoch, "items": items, "next": following})
 
 
+# -- trades and bars of one symbol ---------------------------------------------------------------------------------
+
+
+async def trades(request: Request) -> Response:
+    """`/v1/trades/{symbol}`: its last trades, oldest first."""
+    service = service_of(request)
+    query = _query(request, "limit")
+    return _last(request, service, TRADES, _limit(query, TRADES_SHOWN, service.settings.trades_max))
+
+
+async def bars(request: Request) -> Response:
+    """`/v1/bars/{symbol}`: its last bars of an interval, oldest first."""
+    service = service_of(request)
+    query = _query(request, "interval", "limit")
+    if "interval" not in query:
+        raise RequestError(Code.INVALID_REQUEST, f"interval: expected one of {', '.join(BAR_INTERVALS)}, was none")
+    interval = bar_interval("interval", query["interval"])
+    limit = _limit(query, BARS_SHOWN, service.settings.bars_max)
+    return _last(request, service, interval, limit, interval=interval)
+
+
+def _limit(query: Mapping[str, str], default: int, most: int) -> int:
+    return int(_number(query, "limit", min(default, most), 1, most))
+
+
+def _last(request: Request, service: Service, name: str, limit: int, **about: str) -> Response:
+    """The last items of a journal, of the symbol that a request names."""
+    symbol = request.path_params["symbol"]
+    row = service.hub.directory.find(symbol)
+    if row is None:
+        failure = RequestError(
+            Code.UNKNOWN_SYMBOL, f"symbol: expected one that a feed has brought, was {symbol[:64]!r}"
+        )
+        return json(error(failure), 404)
+    journal = service.hub.journals.by_name[name]
+    now = service.clock.now()
+    journal.close(now)
+    head = encode({"epoch": service.hub.epoch, "ts": now, "symbol": symbol, **about})
+    body = b'%b,"items":[%b]}' % (head[:-1], journal.last(row, limit)[:-1])
+    return Response(body, media_type="application/json", headers={"cache-control": "no-cache"})
+
+
 # -- queries -------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +317,7 @@ def _subscription(service: Service, query: Mapping[str, str]) -> Subscribe:
     if len(names) > most:
         raise RequestError(Code.LIMIT_SYMBOLS, f"symbols: expected at most {most}, was {len(names)}")
     body: dict[str, Any] = {"op": "subscribe", "symbols": names}
+    body |= {name: query[name] for name in ("channel", "interval") if name in query}
     if "fields" in query:
         body["fields"] = [name for name in query["fields"].split(",") if name]
     if "interval_ms" in query:

@@ -245,7 +245,6 @@ class JournalLane(Audiences[Reader]):
 
     def catch_up(self, reader: Reader, ts: int) -> None:
         """Send a reader what it is owed, as far as it takes it."""
-        reader.behind = None
         gaps: list[Gap] = []
         items: list[bytes] = []
         size, rows = 0, list(reader.strays)
@@ -259,6 +258,7 @@ class JournalLane(Audiences[Reader]):
                 size += len(news)
                 sent.append(row)
             if sent and (size >= PIECE_BYTES or at == len(rows)):
+                reader.behind = None if at == len(rows) else SKIPPED
                 messages = self._messages(ts, gaps, items)
                 if messages and not reader.offer(*messages):
                     reader.behind = SKIPPED
@@ -266,6 +266,8 @@ class JournalLane(Audiences[Reader]):
                 for done in sent:
                     self._hold(reader, done)
                 gaps, items, sent, size = [], [], [], 0
+        else:
+            reader.behind = None
         self.settle(reader)
 
 

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from feeds.feed import FeedError
 from ticker.clients import Client
 from ticker.errors import Close, Code, RequestError
-from ticker.http import busy, events, json, refused, service_of, snapshot, symbols
+from ticker.http import bars, busy, events, json, refused, service_of, snapshot, symbols, trades
 from ticker.protocol import PROTOCOL, encode, error
 from ticker.replay_app import replays_of, request_of, sources
 from ticker.replaying import Replay, public
@@ -55,6 +55,8 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
             Route("/v1/snapshot", snapshot),
             Route("/v1/sse", events),
             Route("/v1/symbols", symbols),
+            Route("/v1/trades/{symbol:path}", trades),
+            Route("/v1/bars/{symbol:path}", bars),
             Route("/v1/sources", sources),
             Route("/livez", livez),
             Route("/readyz", readyz),

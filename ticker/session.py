@@ -327,6 +327,7 @@ class Session:
         moves = outcome.journals[command.channel] = JournalMoves()
         answer = watched.subscribe(command.symbols, key, moves)
         self._resume_journal(command, moves)
+        outcome.waits = self.unread
         return answer
 
     def _unsubscribe(self, command: Unsubscribe, outcome: Outcome) -> None:
@@ -389,11 +390,7 @@ class Session:
         named = command.since or {}
         names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
         if command.positions is not None:
-            self.had = {
-                number: command.positions[str(part)]
-                for number, part in enumerate(self._symbols.parts)
-                if str(part) in command.positions and self._epochs.get(part.feed) in epochs
-            }
+            self.had = self._positions(command.positions, epochs)
         for row in list(outcome.fresh):
             seq = int(self._table.seq[row])
             since = named.get(names[row], 0) if command.positions is None else self._since(row)
@@ -418,6 +415,8 @@ class Session:
             return
         named, positions = command.since or {}, command.positions
         names, epochs = self._symbols.names, frozenset(command.epoch.split("+"))
+        if positions is not None:
+            self.had = self._positions(positions, epochs)
         for row in moves.fresh:
             part = str(self._symbols.parts[self._symbols.owner[row]])
             since = named.get(names[row]) if positions is None else positions.get(part)
@@ -427,6 +426,14 @@ class Session:
             full = len(self.awaited_journals) >= self._settings.symbols_max
             if not full and self._directory.find(name) is None:
                 self.awaited_journals[command.channel, name] = Held(since, epochs)
+
+    def _positions(self, positions: Mapping[str, int], epochs: frozenset[str]) -> dict[int, int]:
+        """How far a client has had each part, by number, of the logs that are those of its epochs."""
+        return {
+            number: positions[str(part)]
+            for number, part in enumerate(self._symbols.parts)
+            if str(part) in positions and self._epochs.get(part.feed) in epochs
+        }
 
     def _since(self, row: int) -> int:
         """The seq of `row` that a client holds which has had all of each part of each log up to `had`.

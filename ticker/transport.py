@@ -385,11 +385,15 @@ class EventOutlet(BufferedOutlet):
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
         events = [b"event: %b\ndata: %b\n\n" % (_type(message), bytes(message)) for message in messages]
-        if _type(messages[-1]) in (b"update", b"snapshot"):
+        if _type(messages[-1]) in RESUMABLE:
             position = self.position()
             if position is not None:
                 events[-1] = b"id: %b\n%b" % (position.encode(), events[-1])
         super().send(*events)
+
+
+#: Messages after which a client has all that the table holds.
+RESUMABLE: Final = frozenset((b"update", b"snapshot", b"trades", b"bars", b"gap"))
 
 
 def _type(message: Message) -> bytes:
