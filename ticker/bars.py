@@ -110,8 +110,11 @@ class Bars:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     @np.errstate(over="ignore", invalid="ignore")
-    def add(self, ticks: Ticks, _: Ints, time: Ints) -> None:
-        """Fold in the trades of a batch that have a price; `time` is when the log brought each tick, int64[ticks]."""
+    def add(self, ticks: Ticks, _: Ints, time: Ints, passing: bool = False) -> None:
+        """Fold in the trades of a batch that have a price; `time` is when the log brought each tick, int64[ticks].
+
+        Where the table is only `passing`, the newest bars alone are kept.
+        """
         at = ((ticks.kind == TRADE) & (ticks.price == ticks.price)).nonzero()[0]
         if not len(at):
             return
@@ -175,11 +178,15 @@ class Bars:
         version[line[starts(line)]] += 1
         lines[CHANGED] = version[line]
         if len(late):
-            self._store_late(line[late], bars[late])
+            if not passing:
+                self._store_late(line[late], bars[late])
             live = np.flatnonzero(begins >= held)
             line, bars, held = line[live], bars[live], held[live]
         if len(line):
-            self._store(line, bars, held)
+            if not passing:
+                self._store_past(line, bars, held)
+            last = np.append(starts(line)[1:], len(line)) - 1
+            block[line[last]] = bars[last]
         self.moves += 1
 
     def _recall(self, bar: Floats, k: int, row: int) -> None:
@@ -197,8 +204,8 @@ class Bars:
                 self._history(k, row).put(bar)
                 self._note_unclosed(k, row, bar[START])
 
-    def _store(self, line: Ints, bars: Floats, held: Floats) -> None:
-        """Keep bars, by line and start, of which the last of each line is its newest; `held` are those that were."""
+    def _store_past(self, line: Ints, bars: Floats, held: Floats) -> None:
+        """Keep bars, by line and start, that are followed by another one; `held` is when the newest of now begin."""
         block = self._newest.reshape(-1, LINES)
         first = starts(line)
         last = np.append(first[1:], len(line)) - 1
@@ -212,7 +219,6 @@ class Bars:
             history.extend(past)
             self._floor[k, row] = max(self._floor[k, row], history.floor)
             self._note_unclosed(k, row, past[0, START])
-        block[line[last]] = bars[last]
 
     def _history(self, k: int, row: int) -> _History:
         history = self._past[k].get(row)

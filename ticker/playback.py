@@ -277,7 +277,7 @@ class Playback:
             for timer in self._rounds.timers:
                 if not timer.pending and timer.due <= first:  # rounds in which nothing changed
                     timer.schedule(first)
-        changes = self.table.apply(ticks, time)
+        changes = self.table.apply(ticks, time, passing=self._deaf)
         if not self._deaf:
             self._rounds.fold(changes, first)
 

@@ -81,8 +81,11 @@ class State:
 class Follower(Protocol):
     """Takes in what a table takes in, after it."""
 
-    def add(self, ticks: Ticks, part: Ints, time: Ints) -> None:
-        """A batch, not empty: `part` is the number of the part of the log that brought each tick, `time` when."""
+    def add(self, ticks: Ticks, part: Ints, time: Ints, passing: bool) -> None:
+        """A batch, not empty: `part` is the number of the part of the log that brought each tick, `time` when.
+
+        Where it is only `passing`, `begin` is called before anything is asked of it.
+        """
 
     def forget(self, rows: Ints) -> None:
         """The log of `rows` was made anew."""
@@ -128,10 +131,11 @@ class QuoteTable:
         self._followers.append(follower)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def apply(self, ticks: Ticks, time: Ints | None = None) -> Changes:
+    def apply(self, ticks: Ticks, time: Ints | None = None, *, passing: bool = False) -> Changes:
         """Fold a batch in. Cost: some tens of nanoseconds a tick; nothing that grows with the number of symbols.
 
         `time` is when the log brought each tick, int64[n]; by the ticks' own clock of the log where it is None.
+        `passing` says that nobody will be told of what is passed through on the way to a later time.
 
         A late trade counts for everything of its session but is never the last; a late quote, and a tick older than
         its symbol's session, count in `n` alone. A trade that lacks its price or its size is one of `trades`, and the
@@ -165,7 +169,7 @@ class QuoteTable:
         if self._followers:
             part, time = self._part[row], ticks.ts_log if time is None else time
             for follower in self._followers:
-                follower.add(ticks, part, time)
+                follower.add(ticks, part, time, passing)
         if len(fell):
             return replace(changes, fell=dict(zip(changed[fell].tolist(), before[fell].tolist(), strict=True)))
         return changes

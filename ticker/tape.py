@@ -61,8 +61,13 @@ class Tape:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def add(self, ticks: Ticks, part: Ints, _: Ints) -> None:
-        """Take in the trades of a batch; `part` is the part of the log that brought each tick, int64[ticks]."""
+    def add(self, ticks: Ticks, part: Ints, _: Ints, passing: bool = False) -> None:
+        """Take in the trades of a batch; `part` is the part of the log that brought each tick, int64[ticks].
+
+        Where the table is only `passing`, there is nothing to be kept.
+        """
+        if passing:
+            return
         self._reserve()
         self._note_first(ticks, part)
         at = (ticks.kind == TRADE).nonzero()[0]
