@@ -77,11 +77,14 @@ def test_the_messages_shown_have_the_members_of_real_ones_in_their_order(server:
 
         ask({"op": "ping", "id": 1}, "welcome", "pong")
         ask({"op": "subscribe", "id": 2, "symbols": ["SIM001"]}, "subscribed", "snapshot", "update", "heartbeat")
+        ask({"op": "subscribe", "channel": "trades", "symbols": ["*"]}, "trades")
+        ask({"op": "subscribe", "channel": "bars", "interval": "1m", "symbols": ["*"]}, "bars")
         ask({"op": "unsubscribe", "id": 3, "symbols": ["SIM001"]}, "unsubscribed")
         ask({"op": "subscribe", "id": 2, "symbols": ["A"], "interval_ms": -5}, "error")
-    answers = {name for name in shown if name not in {"status", "slow", "epoch", "shutdown"}}
+    answers = {name for name in shown if name not in {"status", "slow", "epoch", "shutdown", "gap"}}
     assert answers == {
         *("welcome", "pong", "subscribed", "snapshot", "update", "heartbeat", "unsubscribed", "error"),
+        *("trades", "bars"),
     }
 
 
