@@ -16,8 +16,22 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt --editable . --group dev
 	@touch $@
 
+WEB := ticker/web
+PAGE := $(WEB)/static/index.html
+NODE_READY := node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' 2>/dev/null && npm --version >/dev/null 2>&1
+
+$(WEB)/node_modules/.ready: $(WEB)/package-lock.json
+	@if $(NODE_READY); then cd $(WEB) && npm ci --no-progress && touch node_modules/.ready; fi
+
+$(PAGE): $(WEB)/node_modules/.ready $(shell find $(WEB)/sdk/src $(WEB)/dashboard/src $(WEB)/dashboard/*.* -type f 2>/dev/null)
+	@if $(NODE_READY); then cd $(WEB) && npm run --silent build --workspace dashboard; \
+	else echo "The dashboard is not built: Node.js 20 or newer with npm was not found. The service runs without it."; fi
+
+.PHONY: web
+web: $(PAGE) ## Build the dashboard, where Node.js 20 or newer is found
+
 .PHONY: run
-run: $(READY) ## Serve on port 8000 with the simulated feed
+run: $(READY) web ## Serve on port 8000 with the simulated feed
 	@$(BIN)/ticker serve $(ARGS)
 
 .PHONY: demo-kafka
@@ -61,4 +75,5 @@ lock: $(READY) ## Pin the newest versions of all dependencies anew
 
 .PHONY: clean
 clean: ## Remove all that was made
+	rm -rf $(WEB)/node_modules $(WEB)/static $(WEB)/*/dist
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/out

@@ -39,7 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.transport ticker.client ticker.index ticker.replaying",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
-        "ticker.http",
+        "ticker.http ticker.page",
         "ticker.replay_app",
         "ticker.server",
         "ticker.cli",

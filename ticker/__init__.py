@@ -3,7 +3,8 @@
 Data flows one way, and so do imports (upwards in this list, never down):
 
     cli         the only composition root: `ticker serve`, `tail`, `replay`, `index`, `record`, `produce`
-    server      Starlette: /v1/stream, health, the page
+    server      Starlette: /v1/stream, health
+    page        the dashboard: its static files, under a strict policy
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
     service     the clock: feeds into the table, rounds out of the hub

@@ -8,16 +8,16 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feeds.feed import FeedError
+from ticker import page
 from ticker.clients import Client
 from ticker.errors import Close, Code, RequestError
 from ticker.http import bars, busy, events, json, refused, service_of, snapshot, symbols, trades
@@ -60,7 +60,7 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
             Route("/v1/sources", sources),
             Route("/livez", livez),
             Route("/readyz", readyz),
-            Route("/", page),
+            *page.routes(),
         ],
         exception_handlers={RequestError: refused},
         lifespan=lifespan,
@@ -226,7 +226,7 @@ async def _send_on(websocket: WebSocket, outlet: BufferedOutlet) -> None:
         return  # `_converse` is told of it as well
 
 
-# -- health, and the page ------------------------------------------------------------------------------------------
+# -- health ------------------------------------------------------------------------------------------
 
 
 async def livez(_: Request) -> Response:
@@ -239,8 +239,3 @@ async def readyz(request: Request) -> Response:
     service = service_of(request)
     state = {"ready": service.ready, "feeds": service.feeds_at(service.clock.now())}
     return json(state, 200 if service.ready else 503)
-
-
-async def page(_: Request) -> Response:
-    """`/`: live prices in a browser."""
-    return HTMLResponse(files("ticker").joinpath("web", "index.html").read_bytes())

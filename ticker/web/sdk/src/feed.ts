@@ -94,6 +94,16 @@ export interface SymbolEntry {
   readonly size_decimals: number | null;
 }
 
+export interface Source {
+  readonly source: string;
+  readonly from?: number | null;
+  readonly to?: number | null;
+  readonly rows?: number;
+  readonly symbols?: readonly string[];
+  /** Of a topic, which is replayed until it is live. */
+  readonly then?: "live";
+}
+
 type Rejected = (symbol: string, code: string) => void;
 export type LiveBar = Bar & { readonly interval: BarInterval };
 
@@ -254,6 +264,12 @@ export class Feed {
 
   async symbols(prefix = "", limit = 100): Promise<{ epoch: string; items: SymbolEntry[]; next: string | null }> {
     return this.#get(`/v1/symbols?${new URLSearchParams({ prefix, limit: String(limit) })}`);
+  }
+
+  /** What there is to replay. The first answer may take the server a while: it reads all of it. */
+  async sources(): Promise<Source[]> {
+    const { items } = await this.#get<{ items: Source[] }>("/v1/sources");
+    return items;
   }
 
   async trades(symbol: string, limit = 100): Promise<Trade[]> {

@@ -4,6 +4,7 @@ export type {
   ConnectionState,
   FeedOptions,
   LiveBar,
+  Source,
   Stats,
   Status,
   Subscription,
