@@ -38,8 +38,12 @@ run: $(READY) web ## Serve on port 8000 with the simulated feed
 demo-kafka: $(READY) ## Run a broker, a producer and two replicas; ARGS: recordings
 	@$(BIN)/python -m tests.demo_kafka $(ARGS)
 
+.PHONY: browser
+browser: $(READY) ## Install a browser for the tests of the page, where that may be done
+	@$(BIN)/python -m tests.browser --install
+
 .PHONY: test
-test: $(READY) ## Run every test but the soaks
+test: $(READY) web browser ## Run every test but the soaks
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak

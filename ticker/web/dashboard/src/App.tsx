@@ -139,7 +139,7 @@ export function App({ source }: { source: string | null }) {
           {selected !== null && <SymbolView key={selected} symbol={selected} onClose={() => setSelected(null)} />}
         </main>
         <footer className="bottom">
-          {source !== null && <ReplayBar />}
+          {source !== null && <ReplayBar source={source} />}
           <Connection />
           <p className="credit">
             Charts by <a href="https://www.tradingview.com/">TradingView</a> Lightweight Charts

@@ -1,20 +1,30 @@
 import type { Source } from "@ticker/sdk";
 import { useFeed, useStatus } from "@ticker/sdk/react";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import * as format from "./format";
 
 const SPEEDS: readonly (number | "max")[] = [0.5, 1, 2, 5, 10, 60, 600, "max"];
 
 /** The clock of a replay: play, pause, speed, a time line, steps. */
-export function ReplayBar() {
+export function ReplayBar({ source }: { source: string }) {
   const feed = useFeed();
   const { clock, span, state } = useStatus();
   const [aimed, setAimed] = useState<number | null>(null);
+  const [known, setKnown] = useState<number | null>(null);
+  const unknown = span !== null && span.to === null;
+  useEffect(() => {
+    if (!unknown) return;
+    // Where a recording ends that is text, the server finds out by reading it.
+    feed.sources().then(
+      (items) => setKnown(items.find(({ source: name }) => name === source)?.to ?? null),
+      () => {}, // then the time line ends where the clock is
+    );
+  }, [feed, unknown, source]);
   if (clock === null || span === null) return <p className="replay">opening the replay</p>;
   const open = state === "open";
   const playing = clock.state === "playing";
   const at = aimed ?? clock.ts;
-  const end = span.to ?? Math.max(clock.ts, span.from + 1);
+  const end = span.to ?? known ?? Math.max(clock.ts, span.from + 1);
   const seek = (ts: number): void => {
     setAimed(null);
     feed.seek(Math.max(span.from, Math.min(end, ts)));

@@ -7,7 +7,9 @@ import type { ListsAction } from "./lists";
 import { pathOf, type Row } from "./market";
 
 const ROW_PX = 34;
-const SPARE_ROWS = 6;
+const SPARE_ROWS = 8;
+/** Rows come into view in strides: not every step of scrolling renders. */
+const STRIDE_PX = 4 * ROW_PX;
 /** A symbol without a tick for so long is marked. */
 const STALE_S = 60;
 const SPARK = { width: 88, height: 22 };
@@ -44,7 +46,11 @@ export function WatchTable({ symbols, columns, sort, onSort, selected, onSelect,
   useEffect(() => {
     const element = box.current;
     if (element === null) return undefined;
-    const measure = (): void => setView({ top: element.scrollTop, height: element.clientHeight });
+    const measure = (): void => {
+      const top = Math.floor(element.scrollTop / STRIDE_PX) * STRIDE_PX;
+      const height = element.clientHeight;
+      setView((held) => (held.top === top && held.height === height ? held : { top, height }));
+    };
     const sizes = new ResizeObserver(measure);
     sizes.observe(element);
     element.addEventListener("scroll", measure, { passive: true });
@@ -55,22 +61,27 @@ export function WatchTable({ symbols, columns, sort, onSort, selected, onSelect,
   }, []);
 
   const first = Math.max(0, Math.floor(view.top / ROW_PX) - SPARE_ROWS);
-  const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PX) + SPARE_ROWS);
+  const last = Math.min(rows.length, Math.ceil((view.top + STRIDE_PX + view.height) / ROW_PX) + SPARE_ROWS);
   const focused = current !== null && rows.includes(current) ? current : (rows[0] ?? null);
 
+  /** Once what has changed is rendered. */
+  const focusOn = useCallback((symbol: string | undefined) => {
+    if (symbol === undefined) return;
+    setCurrent(symbol);
+    requestAnimationFrame(() => body.current?.querySelector<HTMLElement>(`[data-symbol="${CSS.escape(symbol)}"]`)?.focus());
+  }, []);
   const focus = useCallback(
     (place: number) => {
       const symbol = rows[Math.max(0, Math.min(rows.length - 1, place))];
       const element = box.current;
       if (symbol === undefined || element === null) return;
-      setCurrent(symbol);
       const at = rows.indexOf(symbol) * ROW_PX;
       const head = ROW_PX;
       if (at < element.scrollTop) element.scrollTop = at;
       else if (at + ROW_PX + head > element.scrollTop + element.clientHeight) element.scrollTop = at + ROW_PX + head - element.clientHeight;
-      requestAnimationFrame(() => body.current?.querySelector<HTMLElement>(`[data-symbol="${CSS.escape(symbol)}"]`)?.focus());
+      focusOn(symbol);
     },
-    [rows],
+    [rows, focusOn],
   );
 
   function pressed(event: KeyboardEvent): void {
@@ -84,13 +95,13 @@ export function WatchTable({ symbols, columns, sort, onSort, selected, onSelect,
     const to = moves[event.key];
     if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       if (dispatch !== undefined && sort === null) dispatch({ type: "move", symbol, by: event.key === "ArrowUp" ? -1 : 1 });
-      requestAnimationFrame(() => focus(place + (event.key === "ArrowUp" ? -1 : 1)));
+      focusOn(symbol);
     } else if (to !== undefined && !event.ctrlKey && !event.metaKey) focus(to);
     else if (event.key === "Enter" || event.key === " ") onSelect(symbol);
     else if (event.key === "Delete" || event.key === "Backspace") {
       if (dispatch === undefined) return;
       dispatch({ type: "remove", symbol });
-      requestAnimationFrame(() => focus(place));
+      focusOn(rows[place + 1] ?? rows[place - 1]);
     } else return;
     event.preventDefault();
   }
@@ -191,6 +202,7 @@ const SymbolRow = memo(
         aria-rowindex={place + 2}
         aria-selected={selected}
         data-symbol={symbol}
+        data-seq={row?.quote.seq}
         data-odd={place % 2 === 1}
         tabIndex={focusable ? 0 : -1}
         draggable={movable}

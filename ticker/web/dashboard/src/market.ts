@@ -118,7 +118,7 @@ export class Market {
 
   #learn({ symbol, bid, ask, last }: Quote): void {
     let most = this.#decimals.get(symbol) ?? 0;
-    for (const value of [bid, ask, last]) if (value != null) most = Math.max(most, decimalsOf(value));
+    for (const value of [bid, ask, last]) if (value != null && !fits(value, most)) most = Math.max(most, decimalsOf(value));
     this.#decimals.set(symbol, most);
   }
 
@@ -133,6 +133,12 @@ export class Market {
   #tell(symbol: string): void {
     for (const listener of this.#listeners.get(symbol) ?? []) listener();
   }
+}
+
+/** Whether so many decimals express a value: nearly always they do, and that is quickly told. */
+function fits(value: number, decimals: number): boolean {
+  const power = 10 ** decimals;
+  return Math.round(value * power) / power === value;
 }
 
 /** The price of a symbol: that of its last trade, else the middle of its quote. */

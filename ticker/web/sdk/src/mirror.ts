@@ -2,8 +2,6 @@
 
 import type { Quote, UpdateItem } from "./protocol.ts";
 
-const OF_ONE_UPDATE = ["prev", "hi", "lo", "vol"] as const;
-
 export class Mirror {
   /** The newest quote of each symbol. */
   readonly quotes = new Map<string, Quote>();
@@ -60,9 +58,7 @@ export class Mirror {
 }
 
 function merged(held: Quote, item: UpdateItem): Quote {
-  const quote: Record<string, unknown> = { ...held };
-  for (const name of OF_ONE_UPDATE) delete quote[name];
-  Object.assign(quote, item, { n: held.n + item.n });
-  delete quote.prev;
-  return quote as unknown as Quote;
+  const { hi: _hi, lo: _lo, vol: _vol, ...before } = held; // they are of one update alone
+  const { prev: _prev, ...moved } = item;
+  return { ...before, ...moved, n: held.n + item.n };
 }
