@@ -24,7 +24,7 @@ $(WEB)/node_modules/.ready: $(WEB)/package-lock.json
 	@if $(NODE_READY); then cd $(WEB) && npm ci --no-progress && touch node_modules/.ready; fi
 
 $(PAGE): $(WEB)/node_modules/.ready $(shell find $(WEB)/sdk/src $(WEB)/dashboard/src $(WEB)/dashboard/*.* -type f 2>/dev/null)
-	@if $(NODE_READY); then cd $(WEB) && npm run --silent build --workspace dashboard; \
+	@if $(NODE_READY); then cd $(WEB) && npm run --silent build --workspace sdk && npm run --silent build --workspace dashboard && cp sdk/dist/ticker.js static/; \
 	else echo "The dashboard is not built: Node.js 20 or newer with npm was not found. The service runs without it."; fi
 
 .PHONY: web

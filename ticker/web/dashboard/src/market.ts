@@ -7,6 +7,8 @@ export const FIELDS: readonly Field[] = [
   ...(["bid", "bid_size", "ask", "ask_size", "last", "last_size", "last_ts", "open", "high", "low"] as const),
   ...(["volume", "vwap", "trades", "change", "change_pct"] as const),
 ];
+/** A price of more decimals than this has them from arithmetic, not from a venue. */
+const DECIMALS_MAX = 8;
 const POINTS = 60;
 const POINT_MS = 1000;
 
@@ -118,7 +120,11 @@ export class Market {
 
   #learn({ symbol, bid, ask, last }: Quote): void {
     let most = this.#decimals.get(symbol) ?? 0;
-    for (const value of [bid, ask, last]) if (value != null && !fits(value, most)) most = Math.max(most, decimalsOf(value));
+    for (const value of [bid, ask, last]) {
+      if (value == null || fits(value, most)) continue;
+      const decimals = decimalsOf(value);
+      if (decimals <= DECIMALS_MAX) most = Math.max(most, decimals);
+    }
     this.#decimals.set(symbol, most);
   }
 
