@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks import fanout, ingest, kafka, latency, replays, rounds
+from benchmarks import fanout, ingest, kafka, latency, page, replays, rounds
 from benchmarks.figures import Benchmark, Measured, Row, Scale, markdown, rows, table
 from benchmarks.processes import OUT, MeterError, lacking, raise_limits
 
@@ -23,6 +23,7 @@ BENCHMARKS: Final = (
     *ingest.BENCHMARKS,
     *replays.BENCHMARKS,
     *kafka.BENCHMARKS,
+    *page.BENCHMARKS,
 )
 
 

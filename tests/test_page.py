@@ -192,6 +192,17 @@ def test_a_symbol_has_candles_and_trades_that_go_on(browser: Browser, server: Se
         until(lambda: listed.first.text_content() != newest, "another trade")
 
 
+@NO_BROWSER
+def test_the_script_that_the_readme_embeds_shows_a_price(browser: Browser, server: Server) -> None:
+    (shown,) = re.findall(r"```html\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/embedded", lambda route: route.fulfill(body=shown, content_type="text/html"))
+    page.goto(f"{server.url}/embedded")
+    until(lambda: bool(re.fullmatch(r"[\d.]+", page.locator("#price").text_content() or "")), "a price")
+    context.close()
+
+
 # -- trouble -------------------------------------------------------------------------------------------------------
 
 

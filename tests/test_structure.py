@@ -62,7 +62,7 @@ PURE = frozenset(
 #: What a pure module may import besides modules that are pure themselves.
 PURE_LIBRARIES = frozenset(
     (
-        *("__future__", "array", "bisect", "collections", "dataclasses", "datetime", "decimal", "email", "enum"),
+        *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "datetime", "decimal", "email", "enum"),
         *("fnmatch", "functools", "itertools", "math", "operator", "random", "re", "struct", "threading", "typing"),
         *("msgspec", "numpy", "orjson", "pyarrow"),
     )

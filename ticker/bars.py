@@ -17,7 +17,7 @@ import numpy as np
 
 from feeds.ticks import TRADE, Ticks
 from ticker.columns import Bools, Floats, Ints, grouped, starts
-from ticker.journal import NEVER, UNKNOWN, Gap, Held
+from ticker.journal import NEVER, UNKNOWN, Folded, Gap, Held
 from ticker.protocol import BAR_INTERVALS, BARS, bar_items
 from ticker.quotes import CUT, QuoteTable
 
@@ -29,6 +29,8 @@ START, OPEN, HIGH, LOW, CLOSE, VOLUME, FINE, NOTIONAL, TRADES, FIRST_TS, LAST_TS
 LINES: Final = 14
 #: What a bar is before its first trade.
 NOTHING: Final = np.array([-np.inf, *[np.nan] * 4, 0, 0, 0, 0, np.inf, -np.inf, 0, 0, 0])
+#: The version of who holds nothing and is owed the newest alone.
+ANEW: Final = -2
 #: The end of no bar is as early.
 LONG_AGO: Final = -(1 << 62)
 
@@ -81,17 +83,17 @@ class _History:
             self._size = len(self._block)
 
 
-class Bars:
+class Bars(Folded):
     """The last bars of each symbol, `kept` of each interval at most, in all intervals.
 
-    `series` are they by interval's name, each for itself: what a client reads. `moves` rises with every change.
+    `series` are they by interval's name, each for itself: what a client reads.
     """
 
     def __init__(self, table: QuoteTable, kept: int, delay_us: int) -> None:
-        self.moves = 0
+        super().__init__()
         self.series = {name: BarSeries(self, k, name) for k, name in enumerate(BAR_INTERVALS)}
         #: By interval and row: how often something of its bars has changed.
-        self.version: Ints = np.zeros((_COUNT, 0), np.int64)
+        self._version: Ints = np.zeros((_COUNT, 0), np.int64)
         self.table = table
         self._kept = kept
         self.delay_us = delay_us
@@ -109,17 +111,20 @@ class Bars:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def add(self, ticks: Ticks, _: Ints, time: Ints, passing: bool = False) -> None:
-        """Fold in the trades of a batch that have a price; `time` is when the log brought each tick, int64[ticks].
+    @property
+    def version(self) -> Ints:
+        """By interval and row: how often something of its bars has changed; int64[intervals, rows]."""
+        self.settle()
+        return self._version
 
-        Where the table is only `passing`, the newest bars alone are kept.
-        """
+    @np.errstate(over="ignore", invalid="ignore")
+    def _fold(self, ticks: Ticks, _: Ints, time: Ints, passing: bool) -> None:
+        """Fold in the trades that have a price. Where the table is only `passing`, the newest bars alone are kept."""
         at = ((ticks.kind == TRADE) & (ticks.price == ticks.price)).nonzero()[0]
         if not len(at):
             return
         self._reserve()
-        rows, count = self.version.shape[1], len(at)
+        rows, count = self._version.shape[1], len(at)
         row, ts, price, size = ticks.row[at], ticks.ts[at], ticks.price[at], ticks.size[at]
         order = grouped(row, rows)
         ordered, by_time = row[order], ts[order]
@@ -174,7 +179,7 @@ class Bars:
         if np.count_nonzero(behind):
             _revise(lines[REV], bar, behind.ravel(), created)
 
-        version = self.version.reshape(-1)
+        version = self._version.reshape(-1)
         version[line[starts(line)]] += 1
         lines[CHANGED] = version[line]
         if len(late):
@@ -187,7 +192,6 @@ class Bars:
                 self._store_past(line, bars, held)
             last = np.append(starts(line)[1:], len(line)) - 1
             block[line[last]] = bars[last]
-        self.moves += 1
 
     def _recall(self, bar: Floats, k: int, row: int) -> None:
         """Go on with a bar before the newest, where there is one."""
@@ -199,7 +203,7 @@ class Bars:
     def _store_late(self, line: Ints, bars: Floats) -> None:
         """Put bars before the newest where they belong."""
         for bar, at in zip(bars, line.tolist(), strict=True):
-            k, row = divmod(at, self.version.shape[1])
+            k, row = divmod(at, self._version.shape[1])
             if bar[START] >= self._floor[k, row]:
                 self._history(k, row).put(bar)
                 self._note_unclosed(k, row, bar[START])
@@ -211,7 +215,7 @@ class Bars:
         last = np.append(first[1:], len(line)) - 1
         rolled = (held[first] < bars[first, START]) & (held[first] > -np.inf)
         for i in (rolled | (last > first)).nonzero()[0].tolist():
-            at, (k, row) = int(first[i]), divmod(int(line[first[i]]), self.version.shape[1])
+            at, (k, row) = int(first[i]), divmod(int(line[first[i]]), self._version.shape[1])
             past = bars[at : int(last[i])]
             if rolled[i]:
                 past = np.concatenate((block[line[at]][None], past))
@@ -234,6 +238,7 @@ class Bars:
         """Close what ended `delay_us` ago or longer."""
         if now < self._due:
             return
+        self.settle()
         self._reserve()
         self._due = NEVER
         for k, length in enumerate(BAR_INTERVALS.values()):
@@ -244,14 +249,14 @@ class Bars:
             self.closed[k] = by
             end = self._newest[k, :, START] + length
             rows = ((end > was) & (end <= by)).nonzero()[0]
-            self.version[k, rows] += 1
-            self._newest[k, rows, CHANGED] = self.version[k, rows]
+            self._version[k, rows] += 1
+            self._newest[k, rows, CHANGED] = self._version[k, rows]
             again = {}
             for row in self._unclosed[k]:
                 bars = self._past[k][row].bars
-                self.version[k, row] += 1
+                self._version[k, row] += 1
                 ends = bars[:, START] + length
-                bars[(ends > was) & (ends <= by), CHANGED] = self.version[k, row]
+                bars[(ends > was) & (ends <= by), CHANGED] = self._version[k, row]
                 left = bars[ends > by, START]
                 if len(left):
                     again[row] = float(left[0])
@@ -261,10 +266,11 @@ class Bars:
 
     def forget(self, rows: Ints) -> None:
         """The log of `rows` is another one: hold no bar of them."""
+        self.settle()
         self._reserve()
         self._newest[:, rows] = NOTHING
         self._floor[:, rows] = -np.inf
-        self.version[:, rows] += 1
+        self._version[:, rows] += 1
         for past, unclosed in zip(self._past, self._unclosed, strict=True):
             for row in past.keys() & set(rows.tolist()):
                 del past[row]
@@ -273,13 +279,15 @@ class Bars:
 
     def held(self, k: int, row: int) -> Floats:
         """The bars of an interval and row, oldest first, a copy: float64[bars, LINES]."""
-        if row >= self.version.shape[1] or self._newest[k, row, START] == -np.inf:
+        self.settle()
+        if row >= self._version.shape[1] or self._newest[k, row, START] == -np.inf:
             return np.empty((0, LINES))
         newest, history = self._newest[k, row][None], self._past[k].get(row)
         return np.concatenate((history.bars, newest))[-self._kept :] if history else newest
 
     def due(self, k: int) -> int:
         """When the next bar of an interval closes, of those that there are; NEVER where all are closed."""
+        self.settle()
         length = list(BAR_INTERVALS.values())[k]
         begins = self._newest[k, :, START]
         begins = begins[begins + length > self.closed[k]]
@@ -288,6 +296,7 @@ class Bars:
 
     def begin(self, now: int) -> None:
         """The table is as of `now`: hold the newest bar of each symbol alone, and nothing of what was before it."""
+        self.settle()
         for past, unclosed in zip(self._past, self._unclosed, strict=True):
             past.clear()
             unclosed.clear()
@@ -297,24 +306,26 @@ class Bars:
 
     def save(self, rows: Ints) -> Floats:
         """The newest bars of `rows`, a copy: float64[LINES * intervals, rows]."""
+        self.settle()
         self._reserve()
         return self._newest[:, rows].transpose(0, 2, 1).reshape(-1, len(rows))
 
     def restore(self, rows: Ints, state: Floats) -> None:
         """Hold of `rows` what was saved, in this order; of others nothing is held."""
+        self.settle()
         self._reserve()
         self._newest[:, rows] = state.reshape(_COUNT, LINES, len(rows)).transpose(0, 2, 1)
         self.closed[:] = self._due = LONG_AGO
 
     def _reserve(self) -> None:
-        known, rows = self.table.capacity, self.version.shape[1]
+        known, rows = self.table.capacity, self._version.shape[1]
         if known > rows:
-            version, newest, floor = self.version, self._newest, self._floor
-            self.version = np.zeros((_COUNT, known), np.int64)
+            version, newest, floor = self._version, self._newest, self._floor
+            self._version = np.zeros((_COUNT, known), np.int64)
             self._newest = np.empty((_COUNT, known, LINES))
             self._floor = np.full((_COUNT, known), -np.inf)
             self._newest[:] = NOTHING
-            self.version[:, :rows], self._newest[:, :rows], self._floor[:, :rows] = version, newest, floor
+            self._version[:, :rows], self._newest[:, :rows], self._floor[:, :rows] = version, newest, floor
 
 
 def _revise(rev: Floats, bar: Ints, behind: Bools, created: Bools) -> None:
@@ -368,8 +379,7 @@ class BarSeries:
 
     def held_anew(self, row: int) -> Held:
         """What a client is taken to hold that has just subscribed: it is owed the newest bar of `row`."""
-        bars = self._bars.held(self._k, row)
-        return Held(int(bars[-1, CHANGED]) - 1, 0) if len(bars) else self.held(row)
+        return Held(ANEW, 0) if row < len(self.version) else Held(0, 0)
 
     def owed(self, row: int, held: Held) -> int | None:
         """How many bars are owed to a client that holds `held`."""
@@ -381,6 +391,8 @@ class BarSeries:
 
     def _owed(self, row: int, held: Held) -> Floats:
         bars = self._bars.held(self._k, row)
+        if held.version == ANEW:
+            return bars[-1:]
         if held.version != UNKNOWN:
             return bars[bars[:, CHANGED] > held.version]
         since = bars[bars[:, SEQ] >= held.seq, START]

@@ -81,10 +81,11 @@ class State:
 class Follower(Protocol):
     """Takes in what a table takes in, after it."""
 
-    def add(self, ticks: Ticks, part: Ints, time: Ints, passing: bool) -> None:
+    def add(self, ticks: Ticks, part: Ints, time: Ints, *, traded: bool, passing: bool) -> None:
         """A batch, not empty: `part` is the number of the part of the log that brought each tick, `time` when.
 
-        Where it is only `passing`, `begin` is called before anything is asked of it.
+        `traded` says that there is a trade in it; `passing`, that nothing will be asked before the table is as of
+        another time.
         """
 
     def forget(self, rows: Ints) -> None:
@@ -168,8 +169,9 @@ class QuoteTable:
         changes = self._fold_trades(ticks, ts, _where(trade, stale), changed, late, closed)
         if self._followers:
             part, time = self._part[row], ticks.ts_log if time is None else time
+            traded = bool(np.count_nonzero(trade))
             for follower in self._followers:
-                follower.add(ticks, part, time, passing)
+                follower.add(ticks, part, time, traded=traded, passing=passing)
         if len(fell):
             return replace(changes, fell=dict(zip(changed[fell].tolist(), before[fell].tolist(), strict=True)))
         return changes

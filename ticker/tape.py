@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from feeds.ticks import BUY, NO_SIDE, SELL, TRADE, Symbols, Ticks
 from ticker.columns import Floats, Ints, grouped, longer, starts
-from ticker.journal import NEVER, UNKNOWN, Gap, Held
+from ticker.journal import NEVER, UNKNOWN, Folded, Gap, Held
 from ticker.protocol import TRADES, trade_items
 
 #: Stands for the slot of a row that has not traded.
@@ -26,10 +26,10 @@ NOT_READ: Final = -1
 SIDES: Final = {NO_SIDE: None, BUY: "buy", SELL: "sell"}
 
 
-class Tape:
+class Tape(Folded):
     """The last trades of each symbol.
 
-    `version` is int64[rows] for anyone to read: the trades of each row so far. `moves` rises with every change.
+    `version` is int64[rows] for anyone to read: the trades of each row so far.
     """
 
     name: Final = TRADES
@@ -37,9 +37,9 @@ class Tape:
 
     def __init__(self, symbols: Symbols, kept: int) -> None:
         """`kept` trades of a symbol are held at most, 1 or more."""
+        super().__init__()
         self.kept = kept
-        self.moves = 0
-        self.version: Ints = np.zeros(0, np.int64)
+        self._version: Ints = np.zeros(0, np.int64)
         self._symbols = symbols
         # By row: where its ring is, the seq of its last trade, and the number of the last trade that is gone for good.
         self._slot: Ints = np.zeros(0, np.int64)
@@ -61,11 +61,12 @@ class Tape:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def add(self, ticks: Ticks, part: Ints, _: Ints, passing: bool = False) -> None:
-        """Take in the trades of a batch; `part` is the part of the log that brought each tick, int64[ticks].
+    @property
+    def version(self) -> Ints:
+        self.settle()
+        return self._version
 
-        Where the table is only `passing`, there is nothing to be kept.
-        """
+    def _fold(self, ticks: Ticks, part: Ints, _: Ints, passing: bool) -> None:
         if passing:
             return
         self._reserve()
@@ -75,12 +76,12 @@ class Tape:
             return
         row, seq = ticks.row[at], ticks.seq[at]
         self._take_slots(row)
-        order = grouped(row, len(self.version))
+        order = grouped(row, len(self._version))
         ordered = row[order]
         first = starts(ordered)
         head, count = ordered[first], np.diff(np.append(first, len(row)))
         number = np.empty(len(row), np.int64)
-        number[order] = np.arange(len(row)) + np.repeat(self.version[head] + 1 - first, count)
+        number[order] = np.arange(len(row)) + np.repeat(self._version[head] + 1 - first, count)
         place = self._slot[row] * self._size + number % self._size
         self._seqs[place] = seq  # a repeated place keeps its last trade
         self._nth[place] = _nth(ticks.seq, part)[at]
@@ -93,13 +94,13 @@ class Tape:
         if self._id is not None:
             self._id[place] = None if ticks.trade_id is None else _texts(ticks.trade_id, at)
         self._seq[row] = seq
-        self.version[head] += count
-        self.moves += 1
+        self._version[head] += count
 
     def forget(self, rows: Ints) -> None:
         """The log of `rows` is another one: nothing of the old one is told any more."""
-        rows = rows[rows < len(self.version)]
-        self._gone[rows] = self.version[rows]
+        self.settle()
+        rows = rows[rows < len(self._version)]
+        self._gone[rows] = self._version[rows]
         self._seq[rows] = 0
         parts = {self._symbols.owner[row] for row in rows[rows < len(self._symbols)].tolist()}
         self._first[[part for part in parts if part < len(self._first)]] = NOT_READ
@@ -114,7 +115,8 @@ class Tape:
 
     def begin(self, _: int) -> None:
         """Hold nothing of any row, and know nothing of what was read before."""
-        self._gone[:] = self.version
+        self.settle()
+        self._gone[:] = self._version
         self._seq[:] = 0
         self._first[:] = NOT_READ
         self.moves += 1
@@ -129,9 +131,9 @@ class Tape:
 
     def _reserve(self) -> None:
         known = len(self._symbols)
-        if known > len(self.version):
-            rows = max(known, 2 * len(self.version))
-            self.version, self._seq, self._gone = (longer(a, rows, 0) for a in (self.version, self._seq, self._gone))
+        if known > len(self._version):
+            rows = max(known, 2 * len(self._version))
+            self._version, self._seq, self._gone = (longer(a, rows, 0) for a in (self._version, self._seq, self._gone))
             self._slot = longer(self._slot, rows, NO_SLOT)
 
     def _take_slots(self, row: Ints) -> None:
@@ -156,9 +158,10 @@ class Tape:
 
     def held(self, row: int) -> Held:
         """What a client holds that has had every trade of `row`."""
-        if row >= len(self.version):
+        self.settle()
+        if row >= len(self._version):
             return Held(0, 0)
-        return Held(int(self.version[row]), int(self._seq[row]))
+        return Held(int(self._version[row]), int(self._seq[row]))
 
     held_anew = held
 
@@ -172,9 +175,10 @@ class Tape:
 
     def held_at(self, row: int, seq: int) -> Held:
         """What a client holds that has had the trades of `row` up to a position of its log."""
-        if row >= len(self.version):
+        self.settle()
+        if row >= len(self._version):
             return Held(0, 0)
-        oldest, newest = self._oldest(row), int(self.version[row])
+        oldest, newest = self._oldest(row), int(self._version[row])
         read = self._read_from(row)
         if not seq and not read:  # it holds nothing, and there is a first position that is 0
             seq = -1
@@ -186,20 +190,22 @@ class Tape:
 
     def owed(self, row: int, held: Held) -> int | None:
         """How many trades are owed to a client that holds `held`; None where some are lost."""
-        if row >= len(self.version):
+        self.settle()
+        if row >= len(self._version):
             return 0
         if held.version < self._oldest(row) and (held.version == UNKNOWN or self._oldest(row) > self._gone[row]):
             return None
-        return int(self.version[row]) - max(held.version, int(self._gone[row]))
+        return int(self._version[row]) - max(held.version, int(self._gone[row]))
 
     def news(self, row: int, held: Held) -> tuple[Gap | None, bytes]:
         """What is owed to a client that holds `held` of `row`: what is lost, and the items of the trades that are not.
 
         Each item has a comma behind it.
         """
-        if row >= len(self.version):
+        self.settle()
+        if row >= len(self._version):
             return None, b""
-        oldest, newest = self._oldest(row), int(self.version[row])
+        oldest, newest = self._oldest(row), int(self._version[row])
         gap, after = None, max(held.version, int(self._gone[row]))
         if held.version == UNKNOWN or (after < oldest):
             end = self._seq_of(row, oldest) if oldest > self._gone[row] else self._read_from(row) - 1
@@ -212,13 +218,14 @@ class Tape:
 
     def last(self, row: int, limit: int) -> bytes:
         """The items of the last trades of `row`, at most `limit`, oldest first; each has a comma behind it."""
-        if row >= len(self.version):
+        self.settle()
+        if row >= len(self._version):
             return b""
-        return self._items(row, max(self._oldest(row), int(self.version[row]) - limit))
+        return self._items(row, max(self._oldest(row), int(self._version[row]) - limit))
 
     def _oldest(self, row: int) -> int:
         """The number of the last trade that is not held."""
-        return max(int(self.version[row]) - self.kept, int(self._gone[row]))
+        return max(int(self._version[row]) - self.kept, int(self._gone[row]))
 
     def _place(self, row: int, number: int) -> int:
         return int(self._slot[row]) * self._size + number % self._size
@@ -232,7 +239,7 @@ class Tape:
 
     def _items(self, row: int, after: int) -> bytes:
         """The items of the trades after a number that is held."""
-        number = np.arange(after + 1, int(self.version[row]) + 1)
+        number = np.arange(after + 1, int(self._version[row]) + 1)
         if not len(number):
             return b""
         at = int(self._slot[row]) * self._size + number % self._size

@@ -14,6 +14,7 @@ export default defineConfig({
     target: "es2022",
     assetsInlineLimit: 0, // the page's policy lets no data in that is not a file
     modulePreload: { polyfill: false },
+    license: { fileName: "licenses.md" }, // of what is built in, for whoever gets it with a wheel
   },
   server: { proxy: { "/v1": { target: "http://127.0.0.1:8000", ws: true }, "/livez": "http://127.0.0.1:8000" } },
 });
