@@ -307,6 +307,7 @@ async def test_a_peer_that_answers_no_ping_is_disconnected() -> None:
 
 async def test_a_client_that_asks_and_does_not_read_is_not_read_from() -> None:
     flags = ["--messages-per-s-max", "100000", "--socket-buffer-bytes", "8192"]
+    flags += ["--trades-max", "1", "--bars-max", "1"]  # or what is kept of them would grow meanwhile
     with serving("sim:?symbols=500&rate=5000", flags=flags) as server:
         async with subscribed(server.stream, "*", interval_ms=60_000) as client:
             await receive(client, "snapshot")

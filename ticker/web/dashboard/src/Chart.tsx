@@ -46,6 +46,7 @@ export function Chart({ symbol, interval }: { symbol: string; interval: BarInter
     let changed = new Map<number, Bar>();
     let frame = 0;
     let scale = -1;
+    let gone = false;
     const draw = (): void => {
       frame = 0;
       const most = Math.min(8, market.decimals(symbol));
@@ -80,6 +81,7 @@ export function Chart({ symbol, interval }: { symbol: string; interval: BarInter
     if (mode === "live") {
       feed.bars(symbol, interval, BARS).then(
         (history) => {
+          if (gone) return;
           for (const bar of history) if ((bars.get(bar.start)?.seq ?? -1) < bar.seq) bars.set(bar.start, bar);
           whole = true;
           frame ||= requestAnimationFrame(() => {
@@ -91,6 +93,7 @@ export function Chart({ symbol, interval }: { symbol: string; interval: BarInter
       );
     }
     return () => {
+      gone = true;
       live.close();
       cancelAnimationFrame(frame);
       removeEventListener("themechange", paint);

@@ -88,6 +88,7 @@ function Trades({ symbol }: { symbol: string }) {
   useEffect(() => {
     let held: Entry[] = [];
     let painted = 0;
+    let gone = false;
     const show = (): void => {
       painted ||= requestAnimationFrame(() => {
         painted = 0;
@@ -104,6 +105,7 @@ function Trades({ symbol }: { symbol: string }) {
     if (mode === "live") {
       feed.trades(symbol, TRADES_SHOWN).then(
         (trades) => {
+          if (gone) return;
           const known = new Set(held.map(({ key }) => key));
           const older = trades.reverse().map((trade) => ({ key: `${trade.seq} ${trade.i}`, trade }));
           held = [...held, ...older.filter(({ key }) => !known.has(key))].slice(0, TRADES_SHOWN);
@@ -113,6 +115,7 @@ function Trades({ symbol }: { symbol: string }) {
       );
     }
     return () => {
+      gone = true;
       live.close();
       cancelAnimationFrame(painted);
     };
