@@ -7,6 +7,7 @@ import { useMarket } from "./hooks";
 import { colour } from "./theme";
 
 const BARS = 300;
+const REMOVE_MS = 500;
 
 /** Candles with volume that go on live. What they show is said in a sentence too, for who cannot see it. */
 export function Chart({ symbol, interval }: { symbol: string; interval: BarInterval }) {
@@ -84,10 +85,7 @@ export function Chart({ symbol, interval }: { symbol: string; interval: BarInter
           if (gone) return;
           for (const bar of history) if ((bars.get(bar.start)?.seq ?? -1) < bar.seq) bars.set(bar.start, bar);
           whole = true;
-          frame ||= requestAnimationFrame(() => {
-            draw();
-            chart.timeScale().scrollToRealTime();
-          });
+          frame ||= requestAnimationFrame(draw);
         },
         () => {}, // none before it are known
       );
@@ -98,7 +96,8 @@ export function Chart({ symbol, interval }: { symbol: string; interval: BarInter
       cancelAnimationFrame(frame);
       removeEventListener("themechange", paint);
       dark.removeEventListener("change", paint);
-      chart.remove();
+      // A chart that is removed before it has learnt of its canvas's pixels, a frame after it was made, throws.
+      setTimeout(() => chart.remove(), REMOVE_MS);
     };
   }, [feed, market, symbol, interval, mode]);
 
