@@ -87,6 +87,39 @@ class Settings:
     replay_linger_s_max: float = _setting(
         30.0, "time that a shared replay goes on without clients", least=0.0, most=86_400
     )
+    jwt_keys_file: str = _setting("", "keys that sign tokens: a JWKS, each key with its alg and kid, or one key as PEM")
+    jwt_algorithm: str = _setting("", "algorithm of the key, where it is PEM: RS256, ES256, EdDSA, ...")
+    jwt_audience: str = _setting("", "aud that a token must name")
+    jwt_issuer: str = _setting("", "iss that a token must name")
+    jwt_leeway_s: float = _setting(10.0, "difference allowed between clocks, for exp and nbf", least=0, most=30)
+    api_keys_file: str = _setting("", "API keys, as `ticker keys` writes them")
+    auth_s_max: float = _setting(10.0, "time to send a token, where one is required (4401)", least=0.05, most=3600)
+    delays: str = _setting("", "minutes that delayed data is served behind, with commas between: 15 or 15,60")
+    origins: str = _setting("", "origins of pages that may connect, with commas between; none: the server's own; *: any")
+    trusted_proxies: str = _setting("", "addresses or networks whose X-Forwarded-For and -Proto are believed")
+    connections_per_address_max: int = _setting(
+        10_000, "connections at once from one address (429)", least=1, most=1_000_000
+    )
+    connections_per_subject_max: int = _setting(
+        100, "connections at once with tokens of one subject (429); a grant may say less", least=1, most=1_000_000
+    )
+    handshakes_per_s_max: int = _setting(
+        1000, "connections begun a second, in bursts of five times that (503)", least=1, most=1_000_000
+    )
+    header_s_max: float = _setting(10.0, "time for a request's head to come", least=0.05, most=3600)
+    internal_port: int = _setting(
+        0, "port of /metrics, /livez and /readyz apart from the public one; 0: they are on that", least=0, most=65535
+    )
+    log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("text", "text or json, one line an event")
+    log_lines_per_s_max: int = _setting(20, "lines a second of one kind; more are counted", least=1, most=100_000)
+    otel_endpoint: str = _setting("", "where traces go, by OTLP over HTTP; none: there are none")
+    drain_delay_s: float = _setting(
+        0.0, "on SIGTERM, time for which clients are served on while /readyz fails", least=0, most=3600
+    )
+    drain_spread_s: float = _setting(
+        2.0, "time over which the clients are then sent away, one after another", least=0, most=3600
+    )
     shutdown_s_max: int = _setting(5, "time for what is under way to end on a stop", least=1, most=3600)
 
     def __post_init__(self) -> None:
