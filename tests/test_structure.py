@@ -31,14 +31,16 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.columns",
         "ticker.quotes",
         "ticker.protocol ticker.directory ticker.reconnect ticker.blocking ticker.health",
+        "ticker.access",
         "ticker.journal ticker.watchlist ticker.audiences",
         "ticker.session ticker.dialogue ticker.paces ticker.checkpoints ticker.tape ticker.bars",
         "ticker.lanes ticker.journals ticker.playback",
         "ticker.clients",
         "ticker.hub ticker.run ticker.patient",
-        "ticker.transport ticker.client ticker.index ticker.replaying",
+        "ticker.transport ticker.client ticker.index ticker.replaying ticker.credentials ticker.keys",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
+        "ticker.entry",
         "ticker.http ticker.page",
         "ticker.replay_app",
         "ticker.server",
@@ -55,7 +57,7 @@ PURE = frozenset(
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),
         *("ticker.checkpoints", "ticker.playback", "ticker.columns", "ticker.journal", "ticker.tape", "ticker.bars"),
         *("ticker.watchlist", "ticker.audiences", "ticker.journals", "ticker.clients"),
-        "ticker.directory",
+        *("ticker.directory", "ticker.access"),
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
 )
@@ -63,8 +65,9 @@ PURE = frozenset(
 PURE_LIBRARIES = frozenset(
     (
         *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "datetime", "decimal", "email", "enum"),
-        *("fnmatch", "functools", "itertools", "math", "operator", "random", "re", "struct", "threading", "typing"),
-        *("msgspec", "numpy", "orjson", "pyarrow"),
+        *("fnmatch", "functools", "hashlib", "hmac", "itertools", "math", "operator", "random", "re", "secrets"),
+        *("struct", "threading", "typing", "weakref"),
+        *("jwt", "msgspec", "numpy", "orjson", "pyarrow"),
     )
 )
 #: A lock makes `Symbols` whole for feeds that decode in threads; nothing else of threading is for pure code.

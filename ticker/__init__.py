@@ -7,6 +7,8 @@ Data flows one way, and so do imports (upwards in this list, never down):
     page        the dashboard: its static files, under a strict policy
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
+    entry       who comes in: the token, what it grants, and which service serves that
+    credentials the key files, read anew when they change
     service     the clock: feeds into the table, rounds out of the hub
     replays     all replays, over the sources that there are
     recorded    one of recorded files: seek, step, checkpoints
@@ -28,6 +30,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     tape        the last trades of each symbol
     bars        the last bars of each symbol
     journal     what both are: each row has a version to ask from
+    access      a token in, what it grants out
     directory   the symbols there are, and which of them a pattern matches
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`
@@ -49,6 +52,7 @@ Commands of their own:
 
     record      a feed into Parquet files
     produce     a recording into a Kafka topic
+    keys        the file of API keys
     play        a recording to a terminal, a pipe or a file: `ticker replay`
     run         the same in a program: `ticker.replay`
 

@@ -19,6 +19,7 @@ from feeds.blocks import NEVER, Block
 from feeds.clock import Clock
 from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Ints, Symbols, Ticks
+from ticker.access import OPEN, Grant
 from ticker.clients import Client
 from ticker.errors import Code, RequestError
 from ticker.health import FeedHealth
@@ -26,6 +27,7 @@ from ticker.patient import Writable
 from ticker.playback import Playback
 from ticker.protocol import Clocking, Pause, Play, Seek, Speed, Step, encode
 from ticker.replaying import FEED, Replay, Request
+from ticker.session import Check
 from ticker.settings import Settings
 
 log: Final = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class CatchUp(Replay):
                 await self._batches.put(brought)
                 self._wake.set()
 
-    async def join(self, outlet: Writable) -> Client:
+    async def join(self, outlet: Writable, grant: Grant = OPEN, check: Check | None = None) -> Client:
         """Take in a client, once the log has answered. Raises RequestError as `Replay` does, FeedError where it does not answer."""
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
@@ -97,7 +99,7 @@ class CatchUp(Replay):
         except TimeoutError:
             log.warning("replay of %s: %s", self.request.source, self._source.feed.trouble or "no answer")
             raise FeedError(f"{self.request.source}: cannot be read at present") from None
-        return await super().join(outlet)
+        return await super().join(outlet, grant, check)
 
     async def _feed(self) -> bool:
         if self._batches.empty():

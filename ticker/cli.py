@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -38,6 +39,8 @@ from feeds.options import time as time_us
 from feeds.replay import find_files
 from feeds.spec import open_feed, open_topic
 from feeds.ticks import Symbols
+from ticker.access import CHANNELS, rights_of
+from ticker.credentials import Credentials
 from ticker.errors import RequestError
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
@@ -55,6 +58,8 @@ DESCRIPTORS_SPARE: Final = 100
 CUT_OFF_S: Final = 0.5
 #: Signals closer than this are one: some shells send it to the group and to the process.
 SIGNAL_S_MIN: Final = 0.3
+#: Longer lines are broken where the output is no terminal.
+LINE_MAX: Final = 1000
 GC_THRESHOLD: Final = 10_000, 10, 10
 TIME: Final = "a time in ISO 8601 or since 1970"
 SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -149,10 +154,11 @@ def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values
     symbols, clock = Symbols(), WallClock()
     feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
+    credentials = _credentials(settings)
     listener = _listen(settings)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
-    return _run(service, replays, listener)
+    return _run(service, replays, credentials, listener)
 
 
 @cli.command()
@@ -420,6 +426,88 @@ def index(path: str, **values: Any) -> int:
     return 0
 
 
+# -- API keys ------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def keys() -> None:
+    """API keys: who may see what. A server takes a change in within a second."""
+
+
+_KEYS_FILE: Final = click.option(
+    "--file",
+    "path",
+    required=True,
+    envvar=variable(next(setting for setting in fields(Settings) if setting.name == "api_keys_file")),
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of keys.",
+)
+
+
+@keys.command("add")
+@_KEYS_FILE
+@click.option("--subject", required=True, help="Whose key it is.")
+@click.option("--symbols", required=True, metavar="KEYS", help="Keys or shell patterns, with commas between.")
+@click.option(
+    "--delay-minutes", required=True, type=click.FloatRange(0, 100_000), help="How late the data is; 0 for real time."
+)
+@click.option("--channels", default=",".join(CHANNELS), show_default=True, help="With commas between.")
+@click.option("--symbols-max", type=click.IntRange(1), help="Symbols on each channel; the server's where not given.")
+@click.option("--interval-ms-min", type=click.IntRange(0, 60_000), default=0, help="The fastest pace.")
+@click.option("--connections-max", type=click.IntRange(1), help="Connections at once; the server's where not given.")
+@click.option("--replay", is_flag=True, help="Recordings as well.")
+@click.option("--stats", is_flag=True, help="Who else watches, and the metrics, as well.")
+@click.option(
+    "--days", type=click.FloatRange(0, 36_500, min_open=True), help="How long it lasts; for ever if not given."
+)
+def keys_add(path: Path, subject: str, symbols: str, channels: str, days: float | None, **values: Any) -> int:
+    """Make a key, and print it: it is kept nowhere and cannot be shown again."""
+    from ticker.keys import add  # noqa: PLC0415 - a server changes no keys
+
+    now = WallClock().now()
+    body = {"symbols": symbols.split(","), "channels": channels.split(","), **values}
+    try:
+        rights = rights_of({name: value for name, value in body.items() if value is not None}, "the grant")
+        token = add(path, subject, rights, now, None if days is None else now + int(days * 86_400e6))
+    except (ValueError, OSError) as error:
+        raise _mistake(path, error) from None
+    click.echo(token)
+    return 0
+
+
+@keys.command("list")
+@_KEYS_FILE
+def keys_list(path: Path) -> int:
+    """Show the keys, and what each grants."""
+    from ticker.keys import show  # noqa: PLC0415
+
+    try:
+        console = Console()
+        console.width = console.width if console.is_terminal else LINE_MAX
+        show(path, WallClock().now(), console)
+    except (ValueError, OSError) as error:
+        raise _mistake(path, error) from None
+    return 0
+
+
+@keys.command("revoke")
+@_KEYS_FILE
+@click.argument("id")
+def keys_revoke(path: Path, id: str) -> int:
+    """Let the key ID count no more: its sessions are closed."""
+    from ticker.keys import revoke  # noqa: PLC0415
+
+    try:
+        revoke(path, id, WallClock().now())
+    except (ValueError, OSError) as error:
+        raise _mistake(path, error) from None
+    return 0
+
+
+def _mistake(path: Path, error: ValueError | OSError) -> click.UsageError:
+    return click.UsageError(f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error))
+
+
 # -- serving -------------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +545,28 @@ def _allow_descriptors(settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
         if allowed < wanted:
             log.warning("the limit of open files is %d: fewer clients than connections_max allows", allowed)
+
+
+def _credentials(settings: Settings) -> Credentials:
+    """The keys that settings name. Without any, it is said who can see everything. Raises UsageError."""
+    try:
+        credentials = Credentials(settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if not credentials.access.required and not _is_loopback(settings.host):
+        log.warning(
+            "anybody who can reach %s port %d sees everything: neither jwt_keys_file nor api_keys_file is set",
+            settings.host,
+            settings.port,
+        )
+    return credentials
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka: Setup) -> list[Feed]:
@@ -520,11 +630,11 @@ def _program() -> str:
     return "ticker" if shutil.which("ticker") == program else program
 
 
-def _run(service: Service, replays: Replays | None, listener: socket.socket) -> int:
+def _run(service: Service, replays: Replays | None, credentials: Credentials, listener: socket.socket) -> int:
     """Serve until told to stop; 0 then."""
     settings = service.settings
     config = uvicorn.Config(
-        create_app(service, replays),
+        create_app(service, replays, credentials),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
         ws_max_size=settings.message_bytes_max,

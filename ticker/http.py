@@ -18,13 +18,16 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from ticker.access import Grant
 from ticker.audiences import Message
 from ticker.clients import Client
+from ticker.directory import Directory
+from ticker.entry import grant_of, refusal, service_of
 from ticker.errors import Code, RequestError
-from ticker.protocol import BAR_INTERVALS, TRADES, Subscribe, bar_interval, encode, error, parse
+from ticker.protocol import BAR_INTERVALS, BARS, TICKER, TRADES, Subscribe, bar_interval, encode, parse
 from ticker.service import Service
 from ticker.transport import BufferedOutlet, EventOutlet
 
@@ -37,12 +40,6 @@ BARS_SHOWN: Final = 500
 SSE_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 #: A log position has at most 16 digits: it is below 2**53.
 POSITION_DIGITS_MAX: Final = 16
-
-
-def service_of(connection: HTTPConnection) -> Service:
-    """The service that the application of a request serves."""
-    service: Service = connection.app.state.service
-    return service
 
 
 def json(content: object, status: int = 200) -> Response:
@@ -58,7 +55,15 @@ def busy() -> Response:
 async def refused(_: Request, failure: Exception) -> Response:
     """The answer to a request that raised RequestError."""
     assert isinstance(failure, RequestError)
-    return json(error(failure), 429 if failure.code is Code.RATE_LIMITED else 400)
+    return refusal(failure)
+
+
+def _granted(request: Request, channel: str = TICKER) -> tuple[Grant, Service]:
+    """What a request may see, and the service that serves it. Raises RequestError."""
+    grant = grant_of(request, service_of(request).clock.now())
+    if channel not in grant.rights.channels:
+        raise RequestError(Code.NOT_ENTITLED, f"expected one of {', '.join(grant.rights.channels)}, was {channel}")
+    return grant, service_of(request, grant)
 
 
 # -- one answer ----------------------------------------------------------------------------------------------------
@@ -66,7 +71,7 @@ async def refused(_: Request, failure: Exception) -> Response:
 
 async def snapshot(request: Request) -> Response:
     """`/v1/snapshot`: the newest state of some symbols, now, or with `wait` once it is another than the caller's."""
-    service = service_of(request)
+    grant, service = _granted(request)
     query = _query(request, "symbols", "fields", "wait")
     command = _subscription(service, query)
     wait_s = _number(query, "wait", 0, 0, service.settings.long_poll_s_max)
@@ -74,7 +79,7 @@ async def snapshot(request: Request) -> Response:
     if service.full:
         return busy()
     outlet = BufferedOutlet(service.settings.send_buffer_bytes_max)
-    with _guest(service, outlet) as client:
+    with _guest(service, outlet, grant) as client:
         reply, message = await _subscribe(service, client, outlet, command)
         tag = _tag(service, client, command, reply)
         until = time.monotonic() + wait_s
@@ -90,9 +95,9 @@ async def snapshot(request: Request) -> Response:
 
 
 @contextmanager
-def _guest(service: Service, outlet: BufferedOutlet) -> Iterator[Client]:
+def _guest(service: Service, outlet: BufferedOutlet, grant: Grant) -> Iterator[Client]:
     """A client of the hub for as long as a request takes."""
-    client = service.hub.join(outlet, service.clock.now())
+    client = service.hub.join(outlet, service.clock.now(), grant=grant)
     outlet.on_drained = lambda: service.hub.drained(client, service.clock.now())
     try:
         yield client
@@ -161,8 +166,8 @@ async def _left(request: Request) -> None:
 
 async def events(request: Request) -> Response:
     """`/v1/sse`: the protocol as Server-Sent Events, one subscription a connection."""
-    service = service_of(request)
     query = _query(request, "symbols", "channel", "interval", "fields", "interval_ms", "last_event_id")
+    grant, service = _granted(request, query.get("channel", TICKER))
     command = _subscription(service, query)
     if service.full:
         return busy()
@@ -171,12 +176,12 @@ async def events(request: Request) -> Response:
     last_event_id = request.headers.get("last-event-id") or query.get("last_event_id")
     if last_event_id:
         command = _resuming(command, last_event_id)
-    return StreamingResponse(_events(service, command), 200, SSE_HEADERS, "text/event-stream")
+    return StreamingResponse(_events(service, grant, command), 200, SSE_HEADERS, "text/event-stream")
 
 
-async def _events(service: Service, command: Subscribe) -> AsyncIterator[bytes]:
+async def _events(service: Service, grant: Grant, command: Subscribe) -> AsyncIterator[bytes]:
     outlet = EventOutlet(service.settings.send_buffer_bytes_max)
-    with _guest(service, outlet) as client:
+    with _guest(service, outlet, grant) as client:
         outlet.position = lambda: _position(service, client)
         service.hub.receive(client, command, service.clock.now())
         service.wake()
@@ -213,15 +218,16 @@ def _resuming(command: Subscribe, last_event_id: str) -> Subscribe:
 
 async def symbols(request: Request) -> Response:
     """`/v1/symbols`: the symbols by name, a page at a time; `next` is the `after` of the following page."""
-    service = service_of(request)
+    grant, service = _granted(request)
     query = _query(request, "prefix", "limit", "after")
     table, most = service.table, service.settings.page_symbols_max
     limit = int(_number(query, "limit", most, 1, most))
     prefix, after = query.get("prefix", ""), query.get("after", "")
-    names = service.names()
+    directory = service.hub.directory_of(grant)
+    names = directory.names()
     start = max(bisect_left(names, prefix), bisect_right(names, after))
     page = [name for name in names[start : start + limit + 1] if name.startswith(prefix)]
-    found = [row for name in page[:limit] if (row := service.hub.directory.find(name)) is not None]
+    found = [row for name in page[:limit] if (row := directory.find(name)) is not None]
     price_decimals, size_decimals = table.decimals(np.array(found, np.int64))
     items = [
         {
@@ -243,35 +249,35 @@ async def symbols(request: Request) -> Response:
 
 async def trades(request: Request) -> Response:
     """`/v1/trades/{symbol}`: its last trades, oldest first."""
-    service = service_of(request)
+    grant, service = _granted(request, TRADES)
     query = _query(request, "limit")
-    return _last(request, service, TRADES, _limit(query, TRADES_SHOWN, service.settings.trades_max))
+    limit = _limit(query, TRADES_SHOWN, service.settings.trades_max)
+    return _last(request, service, service.hub.directory_of(grant), TRADES, limit)
 
 
 async def bars(request: Request) -> Response:
     """`/v1/bars/{symbol}`: its last bars of an interval, oldest first."""
-    service = service_of(request)
+    grant, service = _granted(request, BARS)
     query = _query(request, "interval", "limit")
     if "interval" not in query:
         raise RequestError(Code.INVALID_REQUEST, f"interval: expected one of {', '.join(BAR_INTERVALS)}, was none")
     interval = bar_interval("interval", query["interval"])
     limit = _limit(query, BARS_SHOWN, service.settings.bars_max)
-    return _last(request, service, interval, limit, interval=interval)
+    return _last(request, service, service.hub.directory_of(grant), interval, limit, interval=interval)
 
 
 def _limit(query: Mapping[str, str], default: int, most: int) -> int:
     return int(_number(query, "limit", min(default, most), 1, most))
 
 
-def _last(request: Request, service: Service, name: str, limit: int, **about: str) -> Response:
-    """The last items of a journal, of the symbol that a request names."""
+def _last(request: Request, service: Service, directory: Directory, name: str, limit: int, **about: str) -> Response:
+    """The last items of a journal, of the symbol that a request names. Raises RequestError."""
     symbol = request.path_params["symbol"]
-    row = service.hub.directory.find(symbol)
+    if not directory.covers(symbol):
+        raise RequestError(Code.NOT_ENTITLED, f"symbol: expected one that the token is for, was {symbol[:64]!r}")
+    row = directory.find(symbol)
     if row is None:
-        failure = RequestError(
-            Code.UNKNOWN_SYMBOL, f"symbol: expected one that a feed has brought, was {symbol[:64]!r}"
-        )
-        return json(error(failure), 404)
+        raise RequestError(Code.UNKNOWN_SYMBOL, f"symbol: expected one that a feed has brought, was {symbol[:64]!r}")
     journal = service.hub.journals.by_name[name]
     now = service.clock.now()
     journal.close(now)

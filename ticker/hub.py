@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from ticker.access import OPEN, Grant
 from ticker.audiences import Message, Outlet
 from ticker.clients import Client
 from ticker.directory import Directory
-from ticker.errors import Close
+from ticker.errors import Close, Code, RequestError
 from ticker.journal import Held
 from ticker.journals import JournalLane, JournalPace, Journals, Reader
 from ticker.lanes import Lane, Watcher
 from ticker.paces import Pace
-from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, items_head, snapshot_items
+from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, error, items_head, snapshot_items
 from ticker.quotes import FIELDS, Changes, QuoteTable
-from ticker.session import Control, JournalKey, JournalMoves, LaneKey, Outcome, Session
+from ticker.session import Check, Control, JournalKey, JournalMoves, LaneKey, Outcome, Session
 from ticker.settings import Settings
 
 #: A seq that no log reaches: what is withheld until the client has been told of the log.
@@ -56,6 +58,8 @@ class Hub:
         self._epochs = epochs
         self._closed = closed
         self.directory = Directory(table)
+        #: Those of clients who are entitled to some symbols alone, by the names and patterns of these.
+        self._directories: WeakValueDictionary[tuple[str, ...], Directory] = WeakValueDictionary()
         #: The intervals of all subscriptions, and how many clients have each.
         self._granted: Counter[int] = Counter()
         self._joined = 0
@@ -89,10 +93,13 @@ class Hub:
         *,
         replay: Mapping[str, Any] | None = None,
         control: Control | None = None,
+        grant: Grant = OPEN,
+        check: Check | None = None,
     ) -> Client:
         """Take in a client and send it its `welcome`.
 
-        `replay` is what there is to say of the replay that it is, `control` carries out commands to its clock.
+        `replay` is what there is to say of the replay that it is, `control` carries out commands to its clock; `grant`
+        is what the client may see, and `check` says what another token grants, where tokens are asked for.
         """
         self._ts = now if ts is None else ts
         settings = self.settings
@@ -103,8 +110,10 @@ class Hub:
             now,
             closed=self._closed,
             pace=self._served,
-            directory=self.directory,
+            directory=self.directory_of(grant),
             control=control,
+            grant=grant,
+            check=check,
         )
         self._joined += 1
         client = Client(session, outlet, self._joined % HEARTBEAT_SLOTS)
@@ -116,10 +125,10 @@ class Hub:
             "epoch": self.epoch,
             "ts": self._ts,
             "heartbeat_ms": settings.heartbeat_ms,
-            "interval_ms": settings.interval_ms,
+            "interval_ms": session.interval_ms,
             "delay_ms": 0,
             "limits": {
-                "symbols": settings.symbols_max,
+                "symbols": session.symbols_max,
                 "patterns": settings.patterns_max,
                 "lanes": settings.lanes_max,
                 "message_bytes": settings.message_bytes_max,
@@ -129,6 +138,27 @@ class Hub:
         }
         outlet.send(outlet.encoding.whole(encode(welcome)))
         return client
+
+    def directory_of(self, grant: Grant) -> Directory:
+        """The symbols that `grant` entitles to."""
+        entitled = grant.rights.symbols
+        if "*" in entitled:
+            return self.directory
+        directory = self._directories.get(entitled)
+        if directory is None:
+            directory = self._directories[entitled] = Directory(self.table, entitled)
+        return directory
+
+    def end_grants(self, holds: Callable[[Grant], bool]) -> None:
+        """Close the clients whose grant does not hold any more."""
+        for client in self.clients:
+            if not holds(client.session.grant):
+                self._end_grant(client, "the key of the token is not valid any more")
+
+    def _end_grant(self, client: Client, why: str) -> None:
+        failure = RequestError(Code.AUTH_FAILED, why)
+        client.outlet.send(client.outlet.encoding.whole(encode(error(failure, fatal=True))))
+        client.outlet.close(Close.AUTH)
 
     def leave(self, client: Client) -> None:
         """Forget a client. Harmless for one that has left."""
@@ -194,9 +224,7 @@ class Hub:
         """
         if ts is not None:
             self._ts = ts
-        arrived = self.directory.admit()
-        if arrived:
-            self._introduce(arrived)
+        self._admit()
         if changes.fell:
             self._turn_back(changes.fell)
         for pace in self.paces.values():
@@ -226,7 +254,9 @@ class Hub:
             encoding = client.outlet.encoding
             if encoding not in encoded:
                 encoded[encoding] = encoding.whole(payload)
-            if not client.outlet.offer(encoded[encoding]):
+            if client.session.grant.ended(now):
+                self._end_grant(client, "the token has expired")
+            elif not client.outlet.offer(encoded[encoding]):
                 self._look_after(client, now)
             elif client.anew and slot is not None:
                 self._renew(client)
@@ -266,9 +296,7 @@ class Hub:
         Symbols without a value are sent too: as such.
         """
         self._ts = ts
-        arrived = self.directory.admit()
-        if arrived:
-            self._introduce(arrived)
+        self._admit()
         self.journals.begin(ts)
         for pace in self.timers:
             pace.restart(ts)
@@ -464,8 +492,13 @@ class Hub:
                 if not pace.lanes:
                     del self.journal_paces[key]
 
-    def _introduce(self, arrived: Mapping[str, int]) -> None:
-        """Tell those who wait for symbols that these are here. Their first round sends each of them whole."""
+    def _admit(self) -> None:
+        """Let in the symbols that are new. Who waits for one is told; its first round sends it whole."""
+        arrived = self.directory.admit()
+        if not arrived:
+            return
+        for directory in self._directories.values():
+            directory.admit()
         for client in self.clients:
             if client.session.expecting:
                 held = client.session.awaited.keys() & arrived.keys() if client.anew else ()

@@ -11,6 +11,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from feeds import options
+from ticker.access import Grant
+from ticker.directory import covering
+from ticker.entry import grant_of, service_of
 from ticker.errors import Code, RequestError
 from ticker.http import json
 from ticker.protocol import SPEED_MAX
@@ -97,7 +100,17 @@ def _then_live(query: Mapping[str, str]) -> bool:
     return text is not None
 
 
+def check_replay(grant: Grant) -> None:
+    """Raises RequestError where `grant` is for no replays."""
+    if not grant.rights.replay:
+        raise RequestError(Code.NOT_ENTITLED, "expected a grant of replays, was one without")
+
+
 async def sources(request: HttpRequest) -> Response:
     """`/v1/sources`: what there is to replay, with its rows, time span and symbols. The first answer reads all of it."""
-    replays = replays_of(request)
-    return json({"items": [] if replays is None else await replays.catalogue()})
+    grant = grant_of(request, service_of(request).clock.now())
+    check_replay(grant)
+    replays, covers = replays_of(request), covering(grant.rights.symbols)
+    items = [] if replays is None else await replays.catalogue()
+    seen = [item | ({"symbols": [*filter(covers, item["symbols"])]} if "symbols" in item else {}) for item in items]
+    return json({"items": seen})

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final
 from feeds.clock import Clock
 from feeds.feed import FeedError
 from feeds.ticks import Symbols
+from ticker.access import OPEN, Grant
 from ticker.clients import Client
 from ticker.errors import Close, Code, RequestError
 from ticker.hub import Hub
@@ -26,6 +27,7 @@ from ticker.patient import PatientOutlet, Writable
 from ticker.playback import Playback
 from ticker.protocol import Clocking, Id, Pause, Play, Speed, encode, error
 from ticker.quotes import QuoteTable
+from ticker.session import Check
 from ticker.settings import Settings, session_start_us
 
 log: Final = logging.getLogger(__name__)
@@ -139,8 +141,8 @@ class Replay(ABC):
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
-    async def join(self, outlet: Writable) -> Client:
-        """Take in a client. Raises RequestError where the replay has just ended, FeedError where the source fails."""
+    async def join(self, outlet: Writable, grant: Grant = OPEN, check: Check | None = None) -> Client:
+        """Take in a client, as `Hub.join` does. Raises RequestError where the replay has just ended, FeedError where the source fails."""
         async with self._lock:
             if self._ended:  # while the client waited for its turn
                 raise RequestError(Code.INVALID_REQUEST, f"session: expected one that is open, was {self.id!r}")
@@ -162,6 +164,8 @@ class Replay(ABC):
                 self.ts(),
                 replay=about,
                 control=lambda command: self._take(client, command),
+                grant=grant,
+                check=check,
             )
             if self.owner is None:
                 self.owner = client

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from feeds.feed import Feed, FeedError
 from feeds.log import Log
 from feeds.replay import find_files, matcher
 from feeds.ticks import Symbols
+from ticker.access import OPEN, Grant
 from ticker.catchup import CatchUp, check_speed
 from ticker.checkpoints import Checkpoints
 from ticker.errors import Code, RequestError
@@ -66,12 +68,12 @@ class Replays:
     def full(self) -> bool:
         return len(self.replays) >= self.settings.replay_sessions_max
 
-    async def open(self, request: Request) -> Replay:
+    async def open(self, request: Request, grant: Grant = OPEN) -> Replay:
         """A new replay. Raises RequestError for a request that cannot be met, FeedError where the source fails."""
         if request.source in self._files:
-            replay = await self._recorded(request)
+            replay = await self._recorded(request, grant)
         elif request.source in self._topics:
-            replay = self._catch_up(request)
+            replay = self._catch_up(request, grant)
         else:
             names = ", ".join((*self._files, *self._topics))
             raise RequestError(Code.INVALID_REQUEST, f"source: expected one of {names}, was {request.source[:80]!r}")
@@ -81,17 +83,30 @@ class Replays:
         task.add_done_callback(lambda _: self._over(replay, task))
         return replay
 
-    async def _recorded(self, request: Request) -> Replay:
+    async def _recorded(self, request: Request, grant: Grant) -> Replay:
         if request.then_live:
             raise RequestError(
                 Code.INVALID_REQUEST, f"then: expected a topic to go on with, was {request.source}, files"
             )
         key = any_key if request.symbols is None else matcher(request.symbols)
         source = await asyncio.to_thread(Log, self._files[request.source], key=key)
+        if grant.delay_ms:
+            request = self._before(request, source, self.clock.now() - grant.delay_ms * 1000)
         index = await asyncio.to_thread(self._index, request.source)
         return Recorded(request, source, self.settings, self.clock, lambda start: self._store(request, start), index)
 
-    def _catch_up(self, request: Request) -> Replay:
+    def _before(self, request: Request, source: Log, limit: int) -> Request:
+        """`request` without what is newer than `limit`: who is served late sees nothing sooner in a replay."""
+        end = source.last if request.end is None else request.end
+        if end is not None and end < limit:
+            return request
+        if source.first != NEVER and source.first >= limit:
+            raise RequestError(Code.NOT_ENTITLED, "source: expected one that is as old as the grant says")
+        return replace(request, end=limit)
+
+    def _catch_up(self, request: Request, grant: Grant) -> Replay:
+        if grant.delay_ms:
+            raise RequestError(Code.NOT_ENTITLED, "then: expected a grant of real time to go on live with")
         start, now = request.start, self.clock.now()
         if not request.then_live:
             raise RequestError(Code.INVALID_REQUEST, "then: expected live with a topic, which is missing")
@@ -136,13 +151,16 @@ class Replays:
             log.critical("replay of %s failed", replay.request.source, exc_info=failure)
             replay.fail(FeedError("failed"))
 
-    async def enter(self, session: str | None, request: Callable[[], Request]) -> Replay:
+    async def enter(self, session: str | None, request: Callable[[], Request], grant: Grant = OPEN) -> Replay:
         """The replay of a session, or a new one as `request` says. Raises RequestError, and FeedError as `open`."""
         if session is None:
-            return await self.open(request())
+            return await self.open(request(), grant)
         if session not in self.replays:
             raise RequestError(Code.INVALID_REQUEST, f"session: expected one that is open, was {session[:40]!r}")
-        return self.replays[session]
+        replay = self.replays[session]
+        if grant.delay_ms and (replay.end is None or replay.end >= self.clock.now() - grant.delay_ms * 1000):
+            raise RequestError(Code.NOT_ENTITLED, "session: expected one of data that is as old as the grant says")
+        return replay
 
     def left(self, replay: Replay) -> None:
         """A client has left `replay`: without clients it ends, a shared one after a while."""

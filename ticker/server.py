@@ -18,28 +18,39 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feeds.feed import FeedError
 from ticker import page
+from ticker.access import Access, Grant
 from ticker.clients import Client
+from ticker.credentials import Credentials
+from ticker.entry import credentials_of, grant_shown, grant_told, receive, refusal, service_of
 from ticker.errors import Close, Code, RequestError
-from ticker.http import bars, busy, events, json, refused, service_of, snapshot, symbols, trades
+from ticker.http import bars, busy, events, json, refused, snapshot, symbols, trades
 from ticker.protocol import PROTOCOL, encode, error
-from ticker.replay_app import replays_of, request_of, sources
+from ticker.replay_app import check_replay, replays_of, request_of, sources
 from ticker.replaying import Replay, public
 from ticker.replays import Replays
 from ticker.service import Service
+from ticker.session import Check, authenticated
+from ticker.settings import Settings
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
 
 log: Final = logging.getLogger(__name__)
 
 
-def create_app(service: Service, replays: Replays | None = None) -> Starlette:
-    """The application that serves `service` and `replays`, and keeps both running for as long as it is up itself."""
+def create_app(service: Service, replays: Replays | None = None, credentials: Credentials | None = None) -> Starlette:
+    """The application that serves `service` and `replays`, and keeps both running for as long as it is up itself.
+
+    `credentials` say who may see what; everybody may see everything where they ask for no token.
+    """
+    credentials = credentials or Credentials(Settings())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(service.run(), name="service")
         running.add_done_callback(partial(_end_with, service))
         beating = asyncio.create_task(replays.run(), name="replays") if replays else None
+        watching = asyncio.create_task(credentials.watch(partial(_end_grants, service, replays)), name="keys")
         yield
+        watching.cancel()
         stop(service, replays)
         running.cancel()
         if replays and beating:
@@ -67,6 +78,7 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
     )
     app.state.service = service
     app.state.replays = replays
+    app.state.credentials = credentials
     return app
 
 
@@ -85,17 +97,36 @@ def _end_with(service: Service, running: asyncio.Task[None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def _end_grants(service: Service, replays: Replays | None, access: Access) -> None:
+    """The keys have changed: whoever's is gone has to leave."""
+    for hub in (service.hub, *(replay.hub for replay in (replays.replays.values() if replays else ()))):
+        hub.end_grants(access.holds)
+
+
 # -- WebSocket -----------------------------------------------------------------------------------------------------
 
 
 async def stream(websocket: WebSocket) -> None:
     """`/v1/stream`: the protocol over one WebSocket."""
     service = service_of(websocket)
+    try:
+        grant = grant_shown(websocket, service.clock.now())
+        service = service if grant is None else service_of(websocket, grant)
+    except RequestError as failure:
+        await websocket.send_denial_response(refusal(failure))
+        return
     if service.full:
         await websocket.send_denial_response(busy())
         return
     async with _outlet(websocket, service) as outlet:
-        await _converse(websocket, service, outlet)
+        try:
+            grant = await _authenticate(websocket, service, outlet, grant)
+            if grant is not None:
+                await _converse(websocket, service_of(websocket, grant), outlet, grant)
+        except RequestError as failure:  # what the token grants is not served here
+            _refuse(outlet, failure, Close.FORBIDDEN)
+        except WebSocketDisconnect:
+            return
 
 
 async def replay(websocket: WebSocket) -> None:
@@ -105,24 +136,62 @@ async def replay(websocket: WebSocket) -> None:
         await websocket.send_denial_response(PlainTextResponse("not found: no source is declared to replay\n", 404))
         return
     query = websocket.query_params
+    try:
+        grant = grant_shown(websocket, service.clock.now())
+        if grant is not None:
+            check_replay(grant)
+    except RequestError as failure:
+        await websocket.send_denial_response(refusal(failure))
+        return
     if service.full or (replays.full and "session" not in query):
         await websocket.send_denial_response(busy())
         return
     async with _outlet(websocket, service) as outlet:
         try:
-            await _replay(websocket, replays, outlet)
+            grant = await _authenticate(websocket, service, outlet, grant)
+            if grant is not None:
+                check_replay(grant)
+                await _replay(websocket, replays, outlet, grant)
         except RequestError as failure:
-            _refuse(outlet, failure, Close.VIOLATION)
+            _refuse(outlet, failure, Close.FORBIDDEN if failure.code is Code.NOT_ENTITLED else Close.VIOLATION)
         except FeedError as failure:
             _refuse(outlet, RequestError(Code.SOURCE_FAILED, f"source: {public(failure)}"), Close.TRY_LATER)
+        except WebSocketDisconnect:
+            return
 
 
-async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet | BufferedOutlet) -> None:
+async def _authenticate(
+    websocket: WebSocket, service: Service, outlet: SocketOutlet | BufferedOutlet, grant: Grant | None
+) -> Grant | None:
+    """Let a client show a token as its first message, where it has not done so; None where it cannot, and is refused.
+
+    Raises WebSocketDisconnect.
+    """
+    credentials, settings, tag = credentials_of(websocket), service.settings, None
+    if not credentials.access.required:
+        return grant
+    if grant is None:
+        message = await receive(websocket, settings.auth_s_max)
+        if message is None:
+            late = f"expected auth, with a token, within {settings.auth_s_max:g} s"
+            _refuse(outlet, RequestError(Code.AUTH_REQUIRED, late), Close.AUTH)
+            return None
+        try:
+            command, grant = grant_told(credentials, message, service.clock.now())
+        except RequestError as failure:
+            _refuse(outlet, failure, Close.AUTH)
+            return None
+        tag = command.id
+    outlet.send(outlet.encoding.whole(encode(authenticated(tag, grant))))
+    return grant
+
+
+async def _replay(websocket: WebSocket, replays: Replays, outlet: SocketOutlet | BufferedOutlet, grant: Grant) -> None:
     """Let a replay answer each message of a client, until either side ends it. Raises RequestError, FeedError."""
     query = websocket.query_params
-    playing = await replays.enter(query.get("session"), partial(request_of, query, replays.clock.now()))
+    playing = await replays.enter(query.get("session"), partial(request_of, query, replays.clock.now()), grant)
     try:
-        client = await playing.join(outlet)
+        client = await playing.join(outlet, grant, _check_of(websocket))
         try:
             await _control(websocket, playing, client, outlet)
         finally:
@@ -139,7 +208,7 @@ async def _control(
     outlet.bear(playing.settings.replay_stall_s_max)
     try:
         while True:
-            message = await _receive(websocket, None if client.session.heard else playing.settings.first_message_s_max)
+            message = await receive(websocket, None if client.session.heard else playing.settings.first_message_s_max)
             close = Close.TOO_SLOW if message is None else await playing.receive(client, message)
             if close is not None:
                 outlet.close(close)
@@ -175,17 +244,24 @@ async def nowhere(websocket: WebSocket) -> None:
     await websocket.send_denial_response(PlainTextResponse("not found: expected /v1/stream or /v1/replay\n", 404))
 
 
-async def _converse(websocket: WebSocket, service: Service, outlet: SocketOutlet | BufferedOutlet) -> None:
+def _check_of(websocket: WebSocket) -> Check | None:
+    credentials = credentials_of(websocket)
+    return credentials.check if credentials.access.required else None
+
+
+async def _converse(
+    websocket: WebSocket, service: Service, outlet: SocketOutlet | BufferedOutlet, grant: Grant
+) -> None:
     """Let the hub answer each message of a client, until either side ends it.
 
     A client that leaves its answers unread is not read from: what it can make us hold is bounded.
     """
     hub, clock = service.hub, service.clock
-    client = hub.join(outlet, clock.now())
+    client = hub.join(outlet, clock.now(), grant=grant, check=_check_of(websocket))
     outlet.on_drained = lambda: hub.drained(client, clock.now())
     try:
         while True:
-            message = await _receive(websocket, None if client.session.heard else service.settings.first_message_s_max)
+            message = await receive(websocket, None if client.session.heard else service.settings.first_message_s_max)
             close = Close.TOO_SLOW if message is None else hub.receive(client, message, clock.now())
             if close is not None:
                 outlet.close(close)
@@ -198,19 +274,6 @@ async def _converse(websocket: WebSocket, service: Service, outlet: SocketOutlet
     finally:
         hub.leave(client)
         outlet.on_drained = lambda: None  # or else client and outlet would keep each other
-
-
-async def _receive(websocket: WebSocket, wait_s: float | None) -> str | bytes | None:
-    """The next message; None where none comes within `wait_s`. Raises WebSocketDisconnect at the end."""
-    try:
-        async with asyncio.timeout(wait_s):
-            event = await websocket.receive()
-    except TimeoutError:
-        return None
-    if event["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(event.get("code", 1005))
-    message: str | bytes = event["bytes"] if event.get("text") is None else event["text"]
-    return message
 
 
 async def _send_on(websocket: WebSocket, outlet: BufferedOutlet) -> None:

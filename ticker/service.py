@@ -42,7 +42,6 @@ class Service:
         self._wake = asyncio.Event()
         #: When the next round falls that is waited for.
         self._due: int | None = None
-        self._names: list[str] = []
 
     @property
     def ready(self) -> bool:
@@ -59,13 +58,6 @@ class Service:
     def feeds_at(self, now: int) -> Mapping[str, Mapping[str, Any]]:
         """State, age and lag of each feed by name, as the heartbeat tells them."""
         return {name: health.at(now) for name, health in self.health.items()}
-
-    def names(self) -> Sequence[str]:
-        """All symbols that clients can watch, by name."""
-        known = self.hub.directory.known
-        if len(self._names) != known:
-            self._names = sorted(self.table.symbols.names[:known])
-        return self._names
 
     def wake(self) -> None:
         """Look at the rounds anew: a subscription may have brought one that is due sooner."""

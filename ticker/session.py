@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from feeds.ticks import Symbols
+from ticker.access import OPEN, Grant
 from ticker.directory import Directory
 from ticker.errors import Close, Code, RequestError
 from ticker.protocol import (
@@ -66,6 +67,8 @@ class Held(NamedTuple):
 
 #: Carries out a command to the clock of a replay. Raises RequestError where it is refused.
 Control = Callable[[Clocking], None]
+#: What a token grants at a time. Raises RequestError.
+Check = Callable[[str, int], Grant]
 
 
 @dataclass(slots=True)
@@ -126,8 +129,8 @@ class Session:
     """A client's subscriptions and limits."""
 
     __slots__ = (
-        *("_control", "_directory", "_epochs", "_inbound", "_pace", "_refusals", "_settings", "_symbols", "_table"),
-        *("_violations", "awaited", "awaited_journals", "had", "heard", "journals", "quotes"),
+        *("_check", "_control", "_directory", "_epochs", "_inbound", "_pace", "_refusals", "_settings", "_symbols"),
+        *("_table", "_violations", "awaited", "awaited_journals", "grant", "had", "heard", "journals", "quotes"),
     )
 
     def __init__(
@@ -141,22 +144,28 @@ class Session:
         pace: Callable[[int], int] = int,
         directory: Directory | None = None,
         control: Control | None = None,
+        grant: Grant = OPEN,
+        check: Check | None = None,
     ) -> None:
         """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known;
-        `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions;
-        `control` carries out commands to the clock, where there is one of its own.
+        `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions that
+        are entitled to the same symbols; `control` carries out commands to the clock, where there is one of its own;
+        `grant` is what the client may see, and `check` says what another token grants, where tokens are asked for.
         """
         self._table = table
         self._symbols: Symbols = table.symbols
         self._settings = settings
         self._epochs = epochs
         self._pace = pace
-        self._directory = directory or Directory(table)
+        self._directory = directory or Directory(table, grant.rights.symbols)
         self._control = control or _refuse
+        self._check = check
+        #: What the client may see, and for how long.
+        self.grant = grant
         #: Whether a message has come yet.
         self.heard = False
         #: What it watches of the channel ticker ...
-        self.quotes: Watchlist[LaneKey] = Watchlist(table, self._directory, settings, closed=closed)
+        self.quotes: Watchlist[LaneKey] = self._watchlist(closed)
         #: ... and of the others, those that it has ever subscribed to.
         self.journals: dict[str, Watchlist[JournalKey]] = {}
         #: What the client holds of subscribed symbols that no feed has brought yet.
@@ -169,6 +178,16 @@ class Session:
         self._inbound = Bucket(rate, 2 * rate, now)
         self._refusals = Bucket(rate, 2 * rate, now)
         self._violations = Bucket(1, settings.violations_max, now)
+
+    @property
+    def symbols_max(self) -> int:
+        """How many symbols it may watch on each channel."""
+        return min(self._settings.symbols_max, self.grant.rights.symbols_max or self._settings.symbols_max)
+
+    @property
+    def interval_ms(self) -> int:
+        """The interval of a subscription that names none."""
+        return max(self._settings.interval_ms, self.grant.rights.interval_ms_min)
 
     @property
     def rows(self) -> dict[int, LaneKey]:
@@ -221,8 +240,8 @@ class Session:
                     self._resync(command, outcome)
                 case Ping():
                     outcome.replies.append({"type": "pong", **_tag(tag), "ts": now if ts is None else ts})
-                case Auth():  # nothing to check where no token is required
-                    outcome.replies.append({"type": "authenticated", **_tag(tag)})
+                case Auth():
+                    outcome.replies.append(self._authenticate(command, now))
                 case Play() | Pause() | Speed() | Seek() | Step():
                     self._control(command)
         except RequestError as failure:  # before anything was done
@@ -254,6 +273,21 @@ class Session:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
+    def _watchlist(self, closed: bool) -> Watchlist[Any]:
+        return Watchlist(self._table, self._directory, self._settings, symbols_max=self.symbols_max, closed=closed)
+
+    def _authenticate(self, command: Auth, now: int) -> dict[str, Any]:
+        """Let the session last as long as another token says. Where no token is asked for, any will do."""
+        if self._check is not None:
+            grant = self._check(command.token, now)
+            if not grant.renews(self.grant):
+                raise RequestError(
+                    Code.AUTH_FAILED,
+                    "expected a token that grants the same to the same subject; for another one, connect anew",
+                )
+            self.grant = grant
+        return authenticated(command.id, self.grant)
+
     def _admit(self, command: Command, now: int) -> None:
         """Let `command` pay for the work that it is.
 
@@ -273,7 +307,7 @@ class Session:
             trials += self._directory.trials(patterns)
             trials += len(since) * (len(watched.patterns) + len(patterns))
         cost = 1 + (len(names) + len(since)) // NAMES_A_TOKEN + len(patterns) + trials // TRIALS_A_TOKEN
-        if len(patterns) <= 1 and max(len(names), len(since)) <= self._settings.symbols_max:
+        if len(patterns) <= 1 and max(len(names), len(since)) <= self.symbols_max:
             cost = min(cost, int(self._inbound.size))
         if not self._inbound.take(cost, now):
             rate = self._settings.messages_per_s_max
@@ -289,8 +323,13 @@ class Session:
         return None
 
     def _subscribe(self, command: Subscribe, outcome: Outcome) -> None:
-        asked = self._settings.interval_ms if command.interval_ms is None else command.interval_ms
-        interval_ms = self._pace(asked)
+        rights = self.grant.rights
+        if command.channel not in rights.channels:
+            raise RequestError(
+                Code.NOT_ENTITLED, f"channel: expected one of {', '.join(rights.channels)}, was {command.channel}"
+            )
+        asked = self.interval_ms if command.interval_ms is None else command.interval_ms
+        interval_ms = self._pace(max(asked, rights.interval_ms_min))
         resumed: dict[str, int]
         if command.channel == TICKER:
             key = LaneKey(interval_ms, command.fields)
@@ -319,7 +358,7 @@ class Session:
     def _subscribe_journal(self, command: Subscribe, interval_ms: int, outcome: Outcome) -> Accepted:
         watched = self.journals.get(command.channel)
         if watched is None:
-            watched = Watchlist(self._table, self._directory, self._settings, closed=self.quotes.closed)
+            watched = self._watchlist(self.quotes.closed)
         key = JournalKey(interval_ms, command.interval or command.channel)
         what = "pairs of interval and interval_ms" if command.channel == BARS else "values of interval_ms"
         self._check_lanes({*watched.keys(command.symbols), key}, what)
@@ -374,7 +413,7 @@ class Session:
         return row is not None and bool(self._table.n[row])
 
     def _excess(self, pattern: str, count: int) -> dict[str, Any]:
-        limit = self._settings.symbols_max
+        limit = self.symbols_max
         text = f"{pattern}: expected at most {limit} symbols, {count} more are left out"
         return {**error(RequestError(Code.LIMIT_SYMBOLS, text)), "symbol": pattern, "count": count}
 
@@ -403,7 +442,7 @@ class Session:
         outcome.waits = bool(outcome.ahead) or self.unread
         if not epochs.isdisjoint(self._epochs.values()):
             for name, since in named.items():
-                full = len(self.awaited) >= self._settings.symbols_max
+                full = len(self.awaited) >= self.symbols_max
                 if since and not full and self._directory.find(name) is None and self.quotes.winner(name) is not None:
                     self.awaited[name] = Held(since, epochs)
                     outcome.waits = True
@@ -423,7 +462,7 @@ class Session:
             if since is not None and self._epoch(row) in epochs:
                 moves.since[row] = since
         for name, since in named.items():
-            full = len(self.awaited_journals) >= self._settings.symbols_max
+            full = len(self.awaited_journals) >= self.symbols_max
             if not full and self._directory.find(name) is None:
                 self.awaited_journals[command.channel, name] = Held(since, epochs)
 
@@ -464,6 +503,11 @@ class Session:
     def _epoch(self, row: int) -> str:
         """The epoch of the feed that brings `row`."""
         return self._epochs[self._symbols.parts[self._symbols.owner[row]].feed]
+
+
+def authenticated(id: Id, grant: Grant) -> dict[str, Any]:
+    """The answer to a token that is good, with the time at which that ends."""
+    return {"type": "authenticated", **_tag(id), **({} if grant.expires is None else {"expires": grant.expires})}
 
 
 def _refuse(command: Clocking) -> None:

@@ -5,19 +5,16 @@ An exact name beats a pattern, a newer pattern beats an older one; what a subscr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from feeds.ticks import is_key
-from ticker.directory import Directory, matcher
+from ticker.directory import Directory, is_pattern, matcher
 from ticker.errors import Code
 from ticker.quotes import QuoteTable
 from ticker.settings import Settings
-
-_WILDCARD: Final = re.compile(r"[*?\[]")
 
 KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 #: An ordered set of rows.
@@ -53,6 +50,7 @@ class Watchlist(Generic[KeyT]):
         "_directory",
         "_settings",
         "_symbols",
+        "_symbols_max",
         "_table",
         "_told",
         "closed",
@@ -62,12 +60,23 @@ class Watchlist(Generic[KeyT]):
         "rows",
     )
 
-    def __init__(self, table: QuoteTable, directory: Directory, settings: Settings, *, closed: bool = False) -> None:
-        """`closed` says that no symbol will come that is not known."""
+    def __init__(
+        self,
+        table: QuoteTable,
+        directory: Directory,
+        settings: Settings,
+        *,
+        symbols_max: int | None = None,
+        closed: bool = False,
+    ) -> None:
+        """`directory` is of the symbols that the client is entitled to, of which it may watch `symbols_max`; `closed`
+        says that no symbol will come that is not known.
+        """
         self._table = table
         self._symbols = table.symbols
         self._directory = directory
         self._settings = settings
+        self._symbols_max = settings.symbols_max if symbols_max is None else symbols_max
         self.closed = closed
         #: Watched rows, and the key that serves each.
         self.rows: dict[int, KeyT] = {}
@@ -92,7 +101,7 @@ class Watchlist(Generic[KeyT]):
         }
 
     def is_pattern(self, name: str) -> bool:
-        return name not in self._symbols and _WILDCARD.search(name) is not None
+        return name not in self._symbols and is_pattern(name)
 
     def winner(self, name: str) -> KeyT | None:
         """The key that is to serve a symbol; None where nothing is subscribed that names it."""
@@ -168,6 +177,8 @@ class Watchlist(Generic[KeyT]):
         if self.is_pattern(name):
             full = name not in self.patterns and len(self.patterns) >= self._settings.patterns_max
             return Code.LIMIT_SYMBOLS if full else None
+        if not self._directory.covers(name):
+            return Code.NOT_ENTITLED
         if self.closed and name not in self._symbols:
             return Code.UNKNOWN_SYMBOL
         held = name in self.pending or self._directory.find(name) in self.rows
@@ -175,7 +186,7 @@ class Watchlist(Generic[KeyT]):
 
     @property
     def _room(self) -> int:
-        return self._settings.symbols_max - len(self.rows) - len(self.pending)
+        return self._symbols_max - len(self.rows) - len(self.pending)
 
     # -- who serves what -----------------------------------------------------------------------------------------------
 
