@@ -9,12 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from feeds.ticks import NO_TIME, QUOTE, TRADE, Symbols, Ticks
+from ticker.access import OPEN, Grant
 from ticker.audiences import Message as Bytes
 from ticker.clients import Client
 from ticker.errors import Close
 from ticker.hub import Hub
 from ticker.protocol import FRAMED, Encoding
 from ticker.quotes import QuoteTable
+from ticker.session import Check
 from ticker.settings import Settings
 
 Message = dict[str, Any]
@@ -157,10 +159,10 @@ class Desk:
         self.epochs = {"feed": "k-1"}
         self.hub = Hub(self.table, Settings(**settings), self.epochs, closed=closed)
 
-    def join(self, encoding: Encoding = FRAMED) -> Peer:
+    def join(self, encoding: Encoding = FRAMED, grant: Grant = OPEN, check: Check | None = None) -> Peer:
         """A client that has had its welcome."""
         outlet = FakeOutlet(encoding)
-        peer = Peer(self, outlet, self.hub.join(outlet, self.now))
+        peer = Peer(self, outlet, self.hub.join(outlet, self.now, grant=grant, check=check))
         (peer.welcome,) = outlet.take()
         return peer
 

@@ -19,7 +19,7 @@ def test_the_error_codes_are_those_of_the_protocol() -> None:
 
 def test_only_breaking_the_protocol_is_a_violation_and_asking_for_too_much_is_not() -> None:
     assert {str(code) for code in Code if code.is_violation} == {
-        *("invalid_request", "unknown_op", "unknown_channel", "unknown_field", "not_replay"),
+        *("invalid_request", "unknown_op", "unknown_channel", "unknown_field", "not_replay", "auth_failed"),
     }
 
 

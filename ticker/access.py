@@ -182,8 +182,10 @@ class JwtKeys:
         subject = claims["sub"]
         if not 0 < len(subject) <= 256:
             raise refusal("sub: expected 1 to 256 characters")
+        if "ticker" not in claims:
+            raise refusal("ticker: expected the claim that says what is granted, which is missing")
         try:
-            rights = rights_of(claims.get("ticker"), "the claim ticker")
+            rights = rights_of(claims["ticker"], "the claim ticker")
         except ValueError as error:
             raise refusal(str(error)) from None
         return Grant(subject, rights, f"jwt:{kid}", expires + expected.leeway_us)

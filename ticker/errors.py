@@ -30,7 +30,10 @@ class Code(StrEnum):
 
 
 _VIOLATIONS = frozenset(
-    (Code.INVALID_REQUEST, Code.UNKNOWN_OP, Code.UNKNOWN_CHANNEL, Code.UNKNOWN_FIELD, Code.NOT_REPLAY)
+    (
+        *(Code.INVALID_REQUEST, Code.UNKNOWN_OP, Code.UNKNOWN_CHANNEL, Code.UNKNOWN_FIELD, Code.NOT_REPLAY),
+        Code.AUTH_FAILED,  # or else tokens could be guessed at leisure
+    )
 )
 
 

@@ -319,7 +319,7 @@ class Session:
         if code is Code.RATE_LIMITED and not self._refusals.take(1, now):
             return Close.RATE_LIMITED
         if code.is_violation and not self._violations.take(1, now):
-            return Close.VIOLATION
+            return Close.AUTH if code is Code.AUTH_FAILED else Close.VIOLATION
         return None
 
     def _subscribe(self, command: Subscribe, outcome: Outcome) -> None:
