@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_without_files_no_token_is_asked_for() -> None:
         ({"jwt_issuer": "x"}, "jwt_keys_file: expected the keys of tokens, because other settings"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, str], why: str) -> None:
+def test_settings_that_do_not_go_together(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Credentials(Settings(**settings))
 

@@ -60,7 +60,7 @@ def test_a_symbol_that_is_not_granted_cannot_be_resynced() -> None:
 SYMBOLS = ("A", "AB", "B", "BA", "C")
 NAMES = st.sampled_from((*SYMBOLS, "D"))
 PATTERNS = st.sampled_from(("*", "A*", "*B", "?", "[BC]", "Z*"))
-COMMANDS = st.one_of(
+COMMANDS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(dict, op=st.just("subscribe"), symbols=st.lists(NAMES | PATTERNS, min_size=1, max_size=3)),
     st.builds(
         dict,
@@ -154,6 +154,10 @@ def test_no_more_symbols_than_granted_and_never_more_than_served() -> None:
 # -- the end of a grant --------------------------------------------------------------------------------------------
 
 
+def ending(peer: Peer) -> Close | None:
+    return peer.outlet.closed
+
+
 def heartbeat(desk: Desk, after_ms: int) -> None:
     desk.now += after_ms * 1000
     for slot in range(20):
@@ -164,13 +168,13 @@ def test_a_session_ends_when_its_token_does() -> None:
     desk = Desk("AAPL")
     peer, other = desk.join(grant=grant("*", expires=NOON + 2_000_000)), desk.join(grant=grant("*"))
     heartbeat(desk, 1999)
-    assert peer.outlet.closed is None
+    assert ending(peer) is None
     assert [message["type"] for message in peer.take()] == ["heartbeat"]
     heartbeat(desk, 1)
-    assert peer.outlet.closed is Close.AUTH
+    assert ending(peer) is Close.AUTH
     (error,) = peer.take()
     assert (error["code"], error["message"], error["fatal"]) == ("auth_failed", "the token has expired", True)
-    assert other.outlet.closed is None
+    assert ending(other) is None
 
 
 def renewing(peer_grant: Grant, **later: Any) -> tuple[Desk, Peer]:
@@ -190,10 +194,10 @@ def test_a_session_that_renews_its_token_goes_on() -> None:
     desk, peer = renewing(grant("*", expires=NOON + 2_000_000), key="another")
     assert peer.say(op="auth", id=1, token="next") == [{"type": "authenticated", "id": 1, "expires": NOON + 9_000_000}]
     heartbeat(desk, 8999)
-    assert peer.outlet.closed is None
+    assert ending(peer) is None
     assert peer.client.session.grant.key == "another"
     heartbeat(desk, 1)
-    assert peer.outlet.closed is Close.AUTH
+    assert ending(peer) is Close.AUTH
 
 
 def test_a_token_of_somebody_else_does_not_renew() -> None:
@@ -202,7 +206,7 @@ def test_a_token_of_somebody_else_does_not_renew() -> None:
         (error,) = peer.say(op="auth", id=1, token="next")
         assert (error["id"], error["code"], error["fatal"]) == (1, "auth_failed", False)
         heartbeat(desk, 2000)
-        assert peer.outlet.closed is Close.AUTH
+        assert ending(peer) is Close.AUTH
 
 
 def test_whoever_guesses_tokens_is_closed() -> None:
@@ -212,7 +216,7 @@ def test_whoever_guesses_tokens_is_closed() -> None:
         assert not error["fatal"]
     (error,) = peer.say(op="auth", token="guess")
     assert error["fatal"]
-    assert peer.outlet.closed is Close.AUTH
+    assert ending(peer) is Close.AUTH
 
 
 def test_a_session_ends_when_its_key_is_revoked() -> None:

@@ -174,6 +174,9 @@ async def test_a_bad_token_is_refused_before_the_upgrade_and_over_http(guarded: 
                 async with connect(guarded.server.url.replace("http", "ws") + path, additional_headers=bearer(made)):
                     pass
             answer = caught.value.response
+            if case == "huge":  # nor is the head of its request read to the end
+                assert answer.status_code == 400
+                continue
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), case
             assert json.loads(answer.body or b"")["code"] == "auth_failed"
         for page in PAGES:
@@ -232,7 +235,7 @@ async def test_a_grant_counts_on_every_path(guarded: Guarded) -> None:
     made = shown(guarded, ticker=grant)
     get = guarded.server.get
     assert [item["symbol"] for item in get("/v1/symbols", bearer(made)).json()["items"]] == [
-        f"SIM{i:03}" for i in range(10)
+        f"SIM{i:03}" for i in range(1, 10)
     ]
     body = get("/v1/snapshot?symbols=SIM001,SIM011", bearer(made)).json()
     assert [item["symbol"] for item in body["items"]] == ["SIM001"]
@@ -245,11 +248,11 @@ async def test_a_grant_counts_on_every_path(guarded: Guarded) -> None:
         ack = await watch(socket, "*", "SIM019", interval_ms=0)
         assert ack["interval_ms"] == 300
         assert ack["rejected"] == [{"symbol": "SIM019", "code": "not_entitled"}]
-        assert len((await hear(socket, "snapshot"))["items"]) == 10
+        assert len((await hear(socket, "snapshot"))["items"]) == 9
     with httpx.stream("GET", guarded.server.url + "/v1/sse?symbols=*", headers=bearer(made), timeout=SOON_S) as stream:
         data = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: "))
         found = next(message for message in data if message["type"] == "snapshot")
-    assert len(found["items"]) == 10
+    assert len(found["items"]) == 9
 
 
 async def test_replays_are_for_those_who_may(guarded: Guarded) -> None:
