@@ -387,3 +387,16 @@ def test_an_open_server_that_all_can_reach_says_so() -> None:
         (line,) = [line for line in server.log if "sees everything" in line]
         assert "WARNING" in line
         assert "neither jwt_keys_file nor api_keys_file is set" in line
+
+
+async def test_who_else_watches_is_for_those_who_may_know(guarded: Guarded) -> None:
+    seen = shown(guarded, sub="watcher", ticker={"symbols": ["*"], "delay_minutes": 0, "stats": True})
+    async with connect(guarded.server.stream, additional_headers=bearer(seen)) as socket:
+        await watch(socket, "SIM001", "SIM002")
+        body = guarded.server.get("/v1/stats", bearer(seen)).json()
+    assert {"subject": "watcher", "connections": 1, "ticker": 2, "trades": 0, "bars": 0} in body["subjects"]
+    assert body["connections"]["live"] >= 1
+    assert len(guarded.server.get("/v1/stats?limit=1", bearer(seen)).json()["symbols"]) <= 1
+    assert guarded.server.get("/v1/stats?limit=0", bearer(seen)).status_code == 400
+    assert guarded.server.get("/v1/stats", bearer(shown(guarded))).status_code == 403
+    assert guarded.server.get("/v1/stats").status_code == 401

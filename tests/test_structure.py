@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.lanes ticker.journals ticker.playback",
         "ticker.clients",
         "ticker.hub ticker.run ticker.patient",
+        "ticker.presence",
         "ticker.transport ticker.client ticker.index ticker.replaying ticker.credentials ticker.keys",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
@@ -57,7 +58,7 @@ PURE = frozenset(
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),
         *("ticker.checkpoints", "ticker.playback", "ticker.columns", "ticker.journal", "ticker.tape", "ticker.bars"),
         *("ticker.watchlist", "ticker.audiences", "ticker.journals", "ticker.clients"),
-        *("ticker.directory", "ticker.access"),
+        *("ticker.directory", "ticker.access", "ticker.presence"),
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
 )

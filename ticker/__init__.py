@@ -17,6 +17,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     patient     the outlet of a client that the clock waits for
     index       the checkpoints of a recording in a file beside it
     transport   outlets: shared frames straight to the socket, or through plain ASGI
+    presence    who is connected, and how many watch what
     hub         all clients: who joins, what is due, who is told what
     playback    a log played: its ticks and its rounds by a clock of its own
     checkpoints the whole state at some time, to play on from

@@ -72,9 +72,9 @@ def _granted(request: Request, channel: str = TICKER) -> tuple[Grant, Service]:
 async def snapshot(request: Request) -> Response:
     """`/v1/snapshot`: the newest state of some symbols, now, or with `wait` once it is another than the caller's."""
     grant, service = _granted(request)
-    query = _query(request, "symbols", "fields", "wait")
+    query = query_of(request, "symbols", "fields", "wait")
     command = _subscription(service, query)
-    wait_s = _number(query, "wait", 0, 0, service.settings.long_poll_s_max)
+    wait_s = number_of(query, "wait", 0, 0, service.settings.long_poll_s_max)
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if service.full:
         return busy()
@@ -166,7 +166,7 @@ async def _left(request: Request) -> None:
 
 async def events(request: Request) -> Response:
     """`/v1/sse`: the protocol as Server-Sent Events, one subscription a connection."""
-    query = _query(request, "symbols", "channel", "interval", "fields", "interval_ms", "last_event_id")
+    query = query_of(request, "symbols", "channel", "interval", "fields", "interval_ms", "last_event_id")
     grant, service = _granted(request, query.get("channel", TICKER))
     command = _subscription(service, query)
     if service.full:
@@ -219,9 +219,9 @@ def _resuming(command: Subscribe, last_event_id: str) -> Subscribe:
 async def symbols(request: Request) -> Response:
     """`/v1/symbols`: the symbols by name, a page at a time; `next` is the `after` of the following page."""
     grant, service = _granted(request)
-    query = _query(request, "prefix", "limit", "after")
+    query = query_of(request, "prefix", "limit", "after")
     table, most = service.table, service.settings.page_symbols_max
-    limit = int(_number(query, "limit", most, 1, most))
+    limit = int(number_of(query, "limit", most, 1, most))
     prefix, after = query.get("prefix", ""), query.get("after", "")
     directory = service.hub.directory_of(grant)
     names = directory.names()
@@ -250,7 +250,7 @@ async def symbols(request: Request) -> Response:
 async def trades(request: Request) -> Response:
     """`/v1/trades/{symbol}`: its last trades, oldest first."""
     grant, service = _granted(request, TRADES)
-    query = _query(request, "limit")
+    query = query_of(request, "limit")
     limit = _limit(query, TRADES_SHOWN, service.settings.trades_max)
     return _last(request, service, service.hub.directory_of(grant), TRADES, limit)
 
@@ -258,7 +258,7 @@ async def trades(request: Request) -> Response:
 async def bars(request: Request) -> Response:
     """`/v1/bars/{symbol}`: its last bars of an interval, oldest first."""
     grant, service = _granted(request, BARS)
-    query = _query(request, "interval", "limit")
+    query = query_of(request, "interval", "limit")
     if "interval" not in query:
         raise RequestError(Code.INVALID_REQUEST, f"interval: expected one of {', '.join(BAR_INTERVALS)}, was none")
     interval = bar_interval("interval", query["interval"])
@@ -267,7 +267,7 @@ async def bars(request: Request) -> Response:
 
 
 def _limit(query: Mapping[str, str], default: int, most: int) -> int:
-    return int(_number(query, "limit", min(default, most), 1, most))
+    return int(number_of(query, "limit", min(default, most), 1, most))
 
 
 def _last(request: Request, service: Service, directory: Directory, name: str, limit: int, **about: str) -> Response:
@@ -289,7 +289,7 @@ def _last(request: Request, service: Service, directory: Directory, name: str, l
 # -- queries -------------------------------------------------------------------------------------------------------
 
 
-def _query(request: Request, *known: str) -> Mapping[str, str]:
+def query_of(request: Request, *known: str) -> Mapping[str, str]:
     """The parameters of a request. Raises RequestError for one that is not among `known`, or comes twice."""
     query: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
@@ -301,7 +301,7 @@ def _query(request: Request, *known: str) -> Mapping[str, str]:
     return query
 
 
-def _number(query: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
+def number_of(query: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
     text = query.get(name)
     if text is None:
         return default

@@ -304,6 +304,11 @@ class JournalPace:
         due = self.journal.due
         return -(-due // self.interval_us) * self.interval_us if self.interval_us else due
 
+    def watchers(self) -> tuple[Ints, Ints]:
+        """The rows that are watched, and how many watch each: int64, as long as each other."""
+        rows = self._watchers.nonzero()[0]
+        return rows, self._watchers[rows]
+
     def watch(self, rows: Ints, *, born: bool = False) -> None:
         """One more reader watches each of `rows`, which are distinct; those that nobody did have been told as of now.
 

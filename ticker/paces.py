@@ -126,6 +126,11 @@ class Pace(Generic[SenderT]):
         self._slot[self._row[gone]] = NO_SLOT
         self._free += gone.tolist()
 
+    def watchers(self) -> tuple[Ints, Ints]:
+        """The rows that are watched, and how many watch each: int64, as long as each other."""
+        watched = self._watchers.nonzero()[0]
+        return self._row[watched], self._watchers[watched]
+
     def dirty(self, rows: Ints) -> Bools:
         """Which of `rows`, all watched, have changed since the last round: bool, as long."""
         return self._dirty[self._slot[rows]]

@@ -21,9 +21,10 @@ from ticker import page
 from ticker.access import Access, Grant
 from ticker.clients import Client
 from ticker.credentials import Credentials
-from ticker.entry import credentials_of, grant_shown, grant_told, receive, refusal, service_of
+from ticker.entry import credentials_of, grant_of, grant_shown, grant_told, receive, refusal, service_of
 from ticker.errors import Close, Code, RequestError
-from ticker.http import bars, busy, events, json, refused, snapshot, symbols, trades
+from ticker.http import bars, busy, events, json, number_of, query_of, refused, snapshot, symbols, trades
+from ticker.presence import presence
 from ticker.protocol import PROTOCOL, encode, error
 from ticker.replay_app import check_replay, replays_of, request_of, sources
 from ticker.replaying import Replay, public
@@ -34,6 +35,9 @@ from ticker.settings import Settings
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
 
 log: Final = logging.getLogger(__name__)
+
+#: What `/v1/stats` shows of each list where no limit is given.
+STATS_SHOWN: Final = 100
 
 
 def create_app(service: Service, replays: Replays | None = None, credentials: Credentials | None = None) -> Starlette:
@@ -69,6 +73,7 @@ def create_app(service: Service, replays: Replays | None = None, credentials: Cr
             Route("/v1/trades/{symbol:path}", trades),
             Route("/v1/bars/{symbol:path}", bars),
             Route("/v1/sources", sources),
+            Route("/v1/stats", stats),
             Route("/livez", livez),
             Route("/readyz", readyz),
             *page.routes(),
@@ -289,7 +294,22 @@ async def _send_on(websocket: WebSocket, outlet: BufferedOutlet) -> None:
         return  # `_converse` is told of it as well
 
 
-# -- health ------------------------------------------------------------------------------------------
+# -- health and presence ------------------------------------------------------------------------------------------
+
+
+async def stats(request: Request) -> Response:
+    """`/v1/stats`: who is connected, and how many watch what, for those who may know."""
+    service, replays = service_of(request), replays_of(request)
+    grant = grant_of(request, service.clock.now())
+    if not grant.rights.stats:
+        raise RequestError(Code.NOT_ENTITLED, "expected a grant of stats, was one without")
+    query = query_of(request, "limit")
+    limit = int(number_of(query, "limit", STATS_SHOWN, 1, service.settings.page_symbols_max))
+    hubs = [
+        ("live", service.hub),
+        *(("replay", replay.hub) for replay in (replays.replays.values() if replays else ())),
+    ]
+    return json({"ts": service.clock.now(), **presence(hubs, limit)})
 
 
 async def livez(_: Request) -> Response:
