@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeVar
 
 import orjson
@@ -19,6 +20,7 @@ from websockets.http11 import Request, Response
 from tests.test_dialogue import snapshot, subscribed, update, welcome
 from ticker.client import (
     Answer,
+    Complaint,
     Connected,
     Lost,
     Notice,
@@ -458,6 +460,65 @@ async def test_a_fatal_error_says_more_than_the_close_code_behind_it(watcher: Wa
         with pytest.raises(StreamError, match="auth_failed: the token has expired"):
             async with watcher.connect(server, token="secret"):
                 pass
+
+
+async def test_a_function_gives_a_token_for_each_connection_and_anew_before_it_ends(watcher: Watcher) -> None:
+    made = (f"token {number}" for number in count(1))
+
+    async def first(peer: Peer) -> None:
+        assert (await peer.expect("auth"))["token"] == "token 1"
+        await peer.send({"type": "authenticated", "id": 1, "expires_in_ms": 10_000})
+        assert await peer.expect("auth") == {"op": "auth", "id": 2, "token": "token 2"}
+        await peer.send({"type": "error", "id": 2, "code": "auth_failed", "message": "not that", "fatal": False})
+        await peer.settle(A=5)
+        await peer.send({"type": "error", "code": "auth_failed", "message": "the token has expired", "fatal": True})
+        await peer.end(Close.AUTH)
+
+    async def second(peer: Peer) -> None:
+        assert (await peer.expect("auth"))["token"] == "token 3"
+        await peer.send({"type": "authenticated", "id": 5})
+        await peer.settle(A=7)
+        await peer.end(Close.DONE)
+
+    async def token() -> str:
+        return next(made)
+
+    async with serving(first, second) as server, watcher.connect(server, token=token) as stream:
+        assert [told.quote.seq async for told in stream][-1] == 7
+    assert watcher.slept[0] == 8.0
+    assert watcher.told(Complaint) == [Complaint("auth_failed", why) for why in ("not that", "the token has expired")]
+
+
+async def test_a_token_that_cannot_be_had_is_asked_for_again(watcher: Watcher) -> None:
+    asked = count(1)
+
+    def token() -> str:
+        if next(asked) == 1:
+            raise OSError("no answer")
+        return "good"
+
+    async def script(peer: Peer) -> None:
+        assert (await peer.expect("auth"))["token"] == "good"
+        await peer.send({"type": "authenticated", "id": 1})
+        await peer.settle(A=5)
+        await peer.end(Close.DONE)
+
+    async with serving(script) as server, watcher.connect(server, token=token) as stream:
+        assert stream.quotes["A"].seq == 5
+    assert [lost.reason for lost in watcher.told(Lost)] == ["no token: OSError: no answer"]
+
+
+async def test_a_function_whose_first_token_is_refused_is_not_asked_for_ever(watcher: Watcher) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.expect("auth")
+        await peer.send({"type": "error", "id": 1, "code": "auth_failed", "message": "no", "fatal": True})
+        await peer.end(Close.AUTH)
+
+    async with serving(script) as server:
+        with pytest.raises(StreamError, match="auth_failed: no"):
+            async with watcher.connect(server, token=lambda: "bad"):
+                pass
+    assert server.came == 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

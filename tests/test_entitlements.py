@@ -192,7 +192,7 @@ def renewing(peer_grant: Grant, **later: Any) -> tuple[Desk, Peer]:
 
 def test_a_session_that_renews_its_token_goes_on() -> None:
     desk, peer = renewing(grant("*", expires=NOON + 2_000_000), key="another")
-    assert peer.say(op="auth", id=1, token="next") == [{"type": "authenticated", "id": 1, "expires": NOON + 9_000_000}]
+    assert peer.say(op="auth", id=1, token="next") == [{"type": "authenticated", "id": 1, "expires_in_ms": 9000}]
     heartbeat(desk, 8999)
     assert ending(peer) is None
     assert peer.client.session.grant.key == "another"

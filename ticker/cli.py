@@ -169,7 +169,10 @@ def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values
 )
 @click.option("--fields", help="Fields to show, with commas between; all where not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print NDJSON; so it does into a pipe.")
-def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str | None, as_json: bool) -> int:
+@click.option("--token", envvar="TICKER_TOKEN", help="For a server that asks for one; better by TICKER_TOKEN.")
+def tail(
+    symbols: Sequence[str], url: str, interval_ms: int | None, fields: str | None, as_json: bool, token: str | None
+) -> int:
     """Watch SYMBOLS (names or patterns): a live table in a terminal, NDJSON in a pipe."""
     from ticker.tail import tail as run_tail  # noqa: PLC0415 - a server has no use for a terminal's libraries
 
@@ -178,7 +181,8 @@ def tail(symbols: Sequence[str], url: str, interval_ms: int | None, fields: str 
         field_set(names or ())
     except RequestError as error:
         raise click.UsageError(error.message) from None
-    return asyncio.run(run_tail(url, symbols, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout))
+    running = run_tail(url, symbols, token=token, interval_ms=interval_ms, fields=names, json=as_json, out=sys.stdout)
+    return asyncio.run(running)
 
 
 @cli.command()

@@ -17,8 +17,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import isawaitable
 from itertools import count
 from random import random
 from ssl import SSLCertVerificationError, SSLContext
@@ -48,6 +50,7 @@ from ticker.dialogue import (
     ShuttingDown,
     Slow,
 )
+from ticker.errors import Close
 from ticker.mirror import Quote, Quotes, Update, conflate
 from ticker.reconnect import Advice, Backoff, Ending, closed, refused
 
@@ -85,6 +88,9 @@ OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
+
+#: A token, or what gives one.
+Token = str | Callable[[], str | Awaitable[str]]
 
 
 class StreamError(Exception):
@@ -140,7 +146,7 @@ def connect(
     *,
     interval_ms: int | None = None,
     fields: Iterable[str] | None = None,
-    token: str | None = None,
+    token: Token | None = None,
     autoplay: bool = False,
     ssl: SSLContext | None = None,
     on_notice: Callable[[Notice], None] = log,
@@ -153,12 +159,14 @@ def connect(
     Entering waits until the server has answered and the quotes that there are have come; a server that cannot be
     reached is tried again and again (put ``asyncio.timeout`` around to give up), one that refuses for good raises
     StreamError. `on_notice` is called with what there is to tell beside updates, on the event loop; it is logged by
-    default. A replay (``/v1/replay?source=...``) begins to play with `autoplay`. `backoff`, `clock` (seconds) and `sleep` pace the reconnects.
+    default. `token` is shown to a server that asks for one: a text, or a function, async or not, that gives one for each
+    connection and anew before it ends. A replay (``/v1/replay?source=...``) begins to play with `autoplay`. `backoff`, `clock` (seconds) and `sleep` pace the reconnects.
     """
-    dialogue = Dialogue(_names(symbols), interval_ms=interval_ms, fields=fields, token=token)
+    dialogue = Dialogue(_names(symbols), interval_ms=interval_ms, fields=fields)
     return Stream(
         stream_url(url),
         dialogue,
+        token=token,
         autoplay=autoplay,
         ssl=ssl,
         on_notice=on_notice,
@@ -181,6 +189,7 @@ class Stream:
         url: str,
         dialogue: Dialogue,
         *,
+        token: Token | None = None,
         autoplay: bool = False,
         ssl: SSLContext | None,
         on_notice: Callable[[Notice], None],
@@ -200,6 +209,7 @@ class Stream:
         #: What the loop has not been given yet, the longest waiting first.
         self._owed: OrderedDict[str | int, Update] = OrderedDict()
         self._autoplay = autoplay
+        self._token = token
         self._numbers = count()
         self._blocking: BlockingStream | None = None
         self._socket: websocket.ClientConnection | None = None
@@ -383,6 +393,10 @@ class Stream:
     async def _connection(self) -> Ending:
         """One connection, from the attempt to its ending."""
         try:
+            self._dialogue.token = await self._new_token()
+        except Exception as error:  # noqa: BLE001 - whatever the program's own function raises
+            return Ending(Advice.RECONNECT, f"no token: {_told(error)}")
+        try:
             socket = await websocket.connect(
                 self.url,
                 compression=None,
@@ -410,6 +424,7 @@ class Stream:
     async def _converse(self, socket: websocket.ClientConnection) -> Ending:
         dialogue = self._dialogue
         leaving: asyncio.Task[None] | None = None
+        renewing: asyncio.Task[None] | None = None
         leave_at_s = 0.0
         try:
             await self._send(dialogue.opened())
@@ -426,6 +441,8 @@ class Stream:
                 await self._send(reaction.replies)
                 if reaction.ending is not None:
                     return reaction.ending
+                if reaction.renew_s is not None and callable(self._token):
+                    renewing = asyncio.create_task(self._renew(reaction.renew_s))
                 await asyncio.sleep(0)  # a loop that keeps up is given each round by itself, also of many at once
                 if reaction.leave_s is not None and leaving is None:
                     leave_s = self._backoff.spread_s(reaction.leave_s)
@@ -436,12 +453,33 @@ class Stream:
             if leaving is not None:
                 return Ending(Advice.MOVE, "the server is shutting down", max(0.0, leave_at_s - self._clock()))
             ending = closed(*_code(close))
+            lapsed = _code(close)[0] == Close.AUTH.code and self._welcomed_s is not None
+            if lapsed and callable(self._token):  # the next one may be good again
+                return Ending(Advice.RECONNECT, dialogue.last_words or ending.reason)
             return Ending(ending.advice, dialogue.last_words or ending.reason)
         except orjson.JSONDecodeError as error:
             return Ending(Advice.FAIL, f"expected JSON from {self.url}: {error}")
         finally:
-            if leaving is not None:
-                leaving.cancel()
+            for task in (leaving, renewing):
+                if task is not None:
+                    task.cancel()
+
+    async def _new_token(self) -> str | None:
+        """The token to show now."""
+        token = self._token() if callable(self._token) else self._token
+        return await token if isawaitable(token) else token
+
+    async def _renew(self, after_s: float) -> None:
+        """Show another token in a while. One that cannot be had is told of: the connection lasts as long as the last one."""
+        await self._sleep(after_s)
+        try:
+            token = await self._new_token()
+        except Exception as error:  # noqa: BLE001 - whatever the program's own function raises
+            self._on_notice(Complaint("token", _told(error)))
+            return
+        if token is not None:
+            with suppress(ConnectionClosed):  # which is told of elsewhere
+                await self._send(self._dialogue.renew(token))
 
     async def _message(self, socket: websocket.ClientConnection) -> Any:
         """The next message, or None where the socket is dead.
@@ -495,6 +533,10 @@ def _names(symbols: str | Iterable[str]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"symbols: expected strings, was {name!r}")
     return names
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _code(close: ConnectionClosed) -> tuple[int | None, str]:

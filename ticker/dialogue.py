@@ -157,6 +157,10 @@ class Live:
 
 Notice = Connected | Lost | Rejected | Feed | Slow | Renewed | ShuttingDown | Complaint | Clock | Completed | Live
 
+#: What is asked by `auth` on a connection that is up already.
+RENEW: Final = "renew"
+#: The share of a token's time after which it is renewed.
+RENEWED_AFTER: Final = 0.8
 #: The ops that move the clock of a replay.
 CONTROLS: Final = frozenset(("play", "pause", "speed", "seek", "step"))
 
@@ -175,6 +179,8 @@ class Reaction:
     gone: list[str] = field(default_factory=list)
     #: The server is about to stop, and asks to be left in so many seconds.
     leave_s: float | None = None
+    #: The token ends, and another one should be shown in so many seconds.
+    renew_s: float | None = None
     #: The connection is of no more use.
     ending: Ending | None = None
 
@@ -214,7 +220,7 @@ class Dialogue:
         self.answers: dict[int, Clock | Complaint] = {}
         #: The last fatal error of the connection, which says more than the close code that follows it.
         self.last_words: str | None = None
-        self._token = token
+        self.token = token
         self._terms: Message = {}
         if interval_ms is not None:
             self._terms["interval_ms"] = interval_ms
@@ -245,7 +251,12 @@ class Dialogue:
         self._counted.clear()
         self.last_words = None
         self.heartbeat_s = HEARTBEAT_S
-        return [] if self._token is None else [self._ask("auth", token=self._token)]
+        return [] if self.token is None else [self._ask("auth", token=self.token)]
+
+    def renew(self, token: str) -> list[Message]:
+        """Show another token, before the last one ends. Returns what to send."""
+        self.token = token
+        return [self._ask(RENEW, op="auth", token=token)]
 
     def lost(self) -> None:
         """The connection has ended."""
@@ -296,7 +307,11 @@ class Dialogue:
             case "unsubscribed":
                 self._answered(message)
                 reaction.gone = self._forget()
-            case "authenticated" | "pong":
+            case "authenticated":
+                self._answered(message)
+                if "expires_in_ms" in message:
+                    reaction.renew_s = message["expires_in_ms"] / 1000 * RENEWED_AFTER
+            case "pong":
                 self._answered(message)
             case "status":
                 feed = self.feeds[message["feed"]] = _feed(message["feed"], message)
@@ -410,6 +425,9 @@ class Dialogue:
         if op in CONTROLS:
             self.answers[message["id"]] = complaint
             self._answered(message)
+        elif op == RENEW:  # the last token still counts, for a while
+            self._answered(message)
+            reaction.notices.append(complaint)
         elif "symbol" in message:
             self._reject(Rejected(message["symbol"], message["code"], message.get("count")), reaction)
         elif op is None:
@@ -440,10 +458,11 @@ class Dialogue:
             commands.append(self._ask("subscribe", symbols=batch, **self._terms, **resume))
         return [*commands, self._ask("ping")]
 
-    def _ask(self, op: str, **members: Any) -> Message:
+    def _ask(self, what: str, **members: Any) -> Message:
+        """A command, `op` where that is not `what` is asked."""
         tag = next(self._ids)
-        self._asked[tag] = op
-        return {"op": op, "id": tag, **members}
+        self._asked[tag] = what
+        return {"op": what, "id": tag, **members}
 
     def _answered(self, message: Message) -> None:
         self._asked.pop(message.get("id", 0), None)

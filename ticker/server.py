@@ -187,7 +187,7 @@ async def _authenticate(
             _refuse(outlet, failure, Close.AUTH)
             return None
         tag = command.id
-    outlet.send(outlet.encoding.whole(encode(authenticated(tag, grant))))
+    outlet.send(outlet.encoding.whole(encode(authenticated(tag, grant, service.clock.now()))))
     return grant
 
 

@@ -286,7 +286,7 @@ class Session:
                     "expected a token that grants the same to the same subject; for another one, connect anew",
                 )
             self.grant = grant
-        return authenticated(command.id, self.grant)
+        return authenticated(command.id, self.grant, now)
 
     def _admit(self, command: Command, now: int) -> None:
         """Let `command` pay for the work that it is.
@@ -505,9 +505,10 @@ class Session:
         return self._epochs[self._symbols.parts[self._symbols.owner[row]].feed]
 
 
-def authenticated(id: Id, grant: Grant) -> dict[str, Any]:
-    """The answer to a token that is good, with the time at which that ends."""
-    return {"type": "authenticated", **_tag(id), **({} if grant.expires is None else {"expires": grant.expires})}
+def authenticated(id: Id, grant: Grant, now: int) -> dict[str, Any]:
+    """The answer to a token that is good, and for how long it is."""
+    left = {} if grant.expires is None else {"expires_in_ms": (grant.expires - now) // 1000}
+    return {"type": "authenticated", **_tag(id), **left}
 
 
 def _refuse(command: Clocking) -> None:

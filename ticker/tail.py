@@ -75,6 +75,7 @@ async def tail(
     url: str,
     symbols: Sequence[str],
     *,
+    token: str | None = None,
     interval_ms: int | None = None,
     fields: Sequence[str] | None = None,
     json: bool = False,
@@ -99,7 +100,7 @@ async def tail(
     board = Board(symbols, fields)
     teller = Teller(symbols, board if in_table else None, err)
     try:
-        stream = connect(url, symbols, interval_ms=interval_ms, fields=fields, on_notice=teller.tell)
+        stream = connect(url, symbols, token=token, interval_ms=interval_ms, fields=fields, on_notice=teller.tell)
     except ValueError as error:
         teller.say(str(error))
         return 2
