@@ -295,7 +295,8 @@ def test_a_replay_is_controlled(browser: Browser, server: Server) -> None:
         page.keyboard.press("PageUp")
         until(lambda: time_shown.text_content() != before, "a seek")
         seq = row(page, "A").get_attribute("data-seq")
-        page.get_by_role("button", name="Step").click()
+        for _ in range(2):  # the first ends the round that the seek went into, be it a tick long
+            page.get_by_role("button", name="Step").click()
         until(lambda: row(page, "A").get_attribute("data-seq") != seq, "a step")
         page.get_by_label("Speed").select_option("max")
         page.get_by_role("button", name="Play").click()
