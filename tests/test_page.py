@@ -181,7 +181,7 @@ def test_a_symbol_has_candles_and_trades_that_go_on(browser: Browser, server: Se
     with page_of(browser, server.url) as page:
         first_prices(page)
         row(page, "SIM001").click()
-        page.get_by_text("1s", exact=True).click()
+        page.get_by_role("radiogroup").get_by_text("1s", exact=True).click()
         page.wait_for_selector(".chart canvas")
         until(lambda: "open" in (page.locator("figcaption").text_content() or ""), "a candle")
         said = page.locator("figcaption").text_content()
