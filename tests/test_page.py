@@ -364,10 +364,21 @@ def test_pictures(browser: Browser, server: Server, name: str, width: int, heigh
         page.screenshot(path=picture(name))
         across = page.evaluate("document.documentElement.scrollWidth")
         assert across <= width, "the page does not scroll sideways"
+        assert cut_off(page) == []
         row(page, "SIM001").click()
         page.wait_for_selector(".chart canvas")
         time.sleep(1)
         page.screenshot(path=picture(f"{name}-symbol"))
+        assert cut_off(page) == []
+
+
+def cut_off(page: Page) -> Any:
+    """What of the list's columns is wider than there is room for, and whether the list scrolls sideways."""
+    return page.evaluate("""() => {
+      const list = document.querySelector(".scroll");
+      const cells = [list, ...list.querySelectorAll("th, td:not(.act)")].filter(cell => cell.clientWidth > 0);
+      return cells.filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.textContent);
+    }""")
 
 
 def picture(name: str) -> Path:
