@@ -366,6 +366,7 @@ def test_pictures(browser: Browser, server: Server, name: str, width: int, heigh
         assert across <= width, "the page does not scroll sideways"
         assert cut_off(page) == []
         row(page, "SIM001").click()
+        page.get_by_role("radiogroup").get_by_text("1s", exact=True).click()
         page.wait_for_selector(".chart canvas")
         time.sleep(1)
         page.screenshot(path=picture(f"{name}-symbol"))
