@@ -80,6 +80,15 @@ def test_nothing_is_asked_before_the_welcome() -> None:
     assert [command.get("symbols") for command in dialogue.receive(welcome()).replies] == [["A", "B"], None]
 
 
+def test_a_server_that_asks_for_a_token_is_told_of_at_once() -> None:
+    asked = {"type": "auth_required", "within_ms": 10_000}
+    without, with_ = Dialogue(["A"]), Dialogue(["A"], token="t")
+    without.opened()
+    with_.opened()
+    assert without.receive(asked).ending == Ending(Advice.FAIL, "the server asks for a token")
+    assert with_.receive(asked).ending is None
+
+
 def test_a_token_is_shown_before_the_welcome() -> None:
     assert Dialogue(["A"], token="t").opened() == [{"op": "auth", "id": 1, "token": "t"}]
 

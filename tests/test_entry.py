@@ -118,6 +118,7 @@ async def test_in_the_first_message(guarded: Guarded) -> None:
     expires = int(time.time()) + 60
     async with connect(guarded.server.stream) as socket:
         await socket.send(json.dumps({"op": "auth", "id": 1, "token": shown(guarded, exp=expires)}))
+        assert await hear(socket) == {"type": "auth_required", "within_ms": 500}
         answer = await hear(socket)
         assert 55_000 < answer.pop("expires_in_ms") <= 60_000
         assert answer == {"type": "authenticated", "id": 1}
@@ -128,8 +129,8 @@ async def test_what_comes_right_behind_the_token_is_carried_out(guarded: Guarded
     async with connect(guarded.server.stream) as socket:
         await socket.send(json.dumps({"op": "auth", "token": guarded.key}))
         await socket.send(json.dumps({"op": "subscribe", "symbols": ["SIM001"]}))
-        assert [(await hear(socket))["type"] for _ in range(4)] == [
-            *("authenticated", "welcome", "subscribed", "snapshot")
+        assert [(await hear(socket))["type"] for _ in range(5)] == [
+            *("auth_required", "authenticated", "welcome", "subscribed", "snapshot")
         ]
 
 

@@ -307,6 +307,8 @@ class Dialogue:
             case "unsubscribed":
                 self._answered(message)
                 reaction.gone = self._forget()
+            case "auth_required" if self.token is None:
+                reaction.ending = Ending(Advice.FAIL, "the server asks for a token")
             case "authenticated":
                 self._answered(message)
                 if "expires_in_ms" in message:

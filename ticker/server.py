@@ -176,6 +176,8 @@ async def _authenticate(
     if not credentials.access.required:
         return grant
     if grant is None:
+        asked = {"type": "auth_required", "within_ms": round(settings.auth_s_max * 1000)}
+        outlet.send(outlet.encoding.whole(encode(asked)))
         message = await receive(websocket, settings.auth_s_max)
         if message is None:
             late = f"expected auth, with a token, within {settings.auth_s_max:g} s"

@@ -23,6 +23,10 @@ import {
 
 /** Bytes of a client's message that every server takes. */
 const MESSAGE_BYTES = 16_384;
+/** What is asked by `auth` on a connection that is up already. */
+const RENEW = "renew";
+/** The share of a token's time after which it is renewed. */
+const RENEWED_AFTER = 0.8;
 /** Bars whose closing is remembered, so that a resumed one that comes again is not told twice. */
 const CLOSED_REMEMBERED = 4;
 
@@ -54,6 +58,8 @@ export interface Effects {
   notices: Notice[];
   /** The server asks to come back elsewhere or later. */
   leaveMs?: number;
+  /** The token ends, and another one should be shown in so long. */
+  renewMs?: number;
   /** The connection is of no use: why. `final` where another one would be neither. */
   failure?: { code: string; message: string; final: boolean };
 }
@@ -89,6 +95,7 @@ export class Dialogue<I extends Interest = Interest> {
 
   /** Whether the connection takes commands, or is made for what is wanted (Server-Sent Events, polling). */
   #talks = true;
+  #token: string | null = null;
   #messageBytes = MESSAGE_BYTES;
   #ids = 0;
   /** By id: what was asked and is not answered. */
@@ -103,9 +110,15 @@ export class Dialogue<I extends Interest = Interest> {
   /** A connection is up; returns what to say at once. The rest is due at `welcome`. */
   opened(talks: boolean, token: string | null): Command[] {
     this.#talks = talks;
+    this.#token = token;
     this.#asked.clear();
     this.welcomed = false;
     return talks && token !== null ? [this.#ask("auth", "auth", { token })] : [];
+  }
+
+  /** Show another token, before the last one ends; returns what to say. */
+  renew(token: string): Command[] {
+    return this.#talks ? [this.#ask(RENEW, "auth", { token })] : [];
   }
 
   lost(): void {
@@ -286,8 +299,13 @@ export class Dialogue<I extends Interest = Interest> {
       case "error":
         this.#refused(message, asked, effects);
         break;
-      case "unsubscribed":
+      case "auth_required":
+        if (this.#token === null) effects.failure = { code: "auth_required", message: "the server asks for a token", final: true };
+        break;
       case "authenticated":
+        if (message.expires_in_ms !== undefined) effects.renewMs = message.expires_in_ms * RENEWED_AFTER;
+        break;
+      case "unsubscribed":
       case "pong":
         break;
     }
@@ -386,7 +404,7 @@ export class Dialogue<I extends Interest = Interest> {
     if (message.symbol !== undefined) {
       const { symbol, count } = message;
       effects.rejections.push({ channel: "ticker", rejection: { symbol, code, ...(count === undefined ? {} : { count }) } });
-    } else if (asked === "auth" || code.startsWith("auth_")) {
+    } else if (asked !== RENEW && (asked === "auth" || code.startsWith("auth_"))) {
       effects.failure = { code, message: text, final: true };
     } else if (typeof asked === "object") {
       for (const symbol of asked.symbols) {

@@ -28,7 +28,7 @@ import { openWebSocket } from "./transports/websocket.ts";
 export type TransportName = "websocket" | "sse" | "polling";
 
 export interface FeedOptions {
-  /** Sent as the first message, or in a header; never in an address. A function is asked anew for each connection. */
+  /** Sent as the first message, or in a header; never in an address. A function is asked anew for each connection, and before a token ends. */
   token?: string | (() => string | Promise<string>);
   /** In the order of preference; all three where left out. A replay takes a WebSocket. */
   transports?: readonly TransportName[];
@@ -124,6 +124,8 @@ const LOOK_MS = 1000;
 const SLEPT_MS = 5000;
 /** Close codes after which another try would end in the same way. */
 const FINAL_CODES = new Set([1009, 4400, 4401, 4403]);
+/** The longest that a timer can be set for. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 const FRAME_MS_HIDDEN = 250;
 
 export class Feed {
@@ -433,6 +435,7 @@ export class Feed {
   #isFinal({ kind, code }: Ending): boolean {
     if (kind === "closed" && code === 4401) return typeof this.#options.token !== "function";
     if (kind === "closed") return code === 1000 || (code !== undefined && FINAL_CODES.has(code));
+    if (kind === "refused" && code === 401 && this.#welcomedAt !== null) return typeof this.#options.token !== "function";
     return kind === "refused" && code !== undefined && code < 500 && code !== 429 && code !== 408;
   }
 
@@ -623,6 +626,24 @@ export class Feed {
       if (final && !another) this.#set({ state: "closed", error: { code, message }, retryAt: null });
       else this.#wait({ code, message });
     } else if (effects.leaveMs !== undefined) this.#leave(effects.leaveMs);
+    if (effects.renewMs !== undefined && typeof this.#options.token === "function") this.#renew(this.#options.token, effects.renewMs);
+  }
+
+  /** Show another token in a while. One that cannot be had is told of: the connection lasts as long as the last one. */
+  #renew(token: () => string | Promise<string>, afterMs: number): void {
+    const attempt = this.#attempt;
+    this.#after(Math.min(afterMs, TIMER_MS_MAX), () => {
+      Promise.resolve()
+        .then(token)
+        .then(
+          (next) => {
+            if (attempt === this.#attempt) this.#say(this.#dialogue.renew(next));
+          },
+          (failure: unknown) => {
+            for (const listener of this.#noticeListeners) listener({ type: "error", code: "token", message: String(failure) });
+          },
+        );
+    });
   }
 
   /** The server goes: come back after the time that it gave us, and read on until then. */

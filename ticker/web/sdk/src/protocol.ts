@@ -100,7 +100,8 @@ export interface Welcome {
 
 export type ServerMessage =
   | Welcome
-  | { type: "authenticated"; id?: Id }
+  | { type: "auth_required"; within_ms: number }
+  | { type: "authenticated"; id?: Id; expires_in_ms?: number }
   | Subscribed
   | { type: "unsubscribed"; id?: Id; channel: Channel; symbols: string[]; rejected: Rejection[] }
   | { type: "snapshot"; id?: Id; ts: number; items: Quote[] }
@@ -150,6 +151,7 @@ const REQUIRED: { [type: string]: Record<string, "string" | "number" | "items" |
   slow: { skipped: "number" },
   epoch: { epoch: "string" },
   pong: {},
+  auth_required: {},
   authenticated: {},
   error: { code: "string", message: "string" },
   shutdown: { reconnect_after_ms: "number" },

@@ -22,6 +22,15 @@ async function welcomed(options: FeedOptions = {}): Promise<{ around: World; fee
   return { around, feed, peer };
 }
 
+/** Let time go by on a connection whose heartbeats come, and whose pings are answered. */
+async function alive(around: World, peer: Peer, ms: number): Promise<void> {
+  for (let passed = 0; passed < ms; passed += 1000) {
+    await around.time.pass(Math.min(1000, ms - passed));
+    peer.say({ type: "heartbeat", ts: passed, feeds: {} });
+    for (const { op, id } of peer.said) if (op === "ping") peer.say({ type: "pong", id: id!, ts: 1 });
+  }
+}
+
 describe("quotes", () => {
   it("are kept current, immutable, and told as they change", async () => {
     const { feed, peer } = await welcomed();
@@ -264,6 +273,56 @@ describe("a connection that ends", () => {
     expect(last(around.peers).take()).toMatchObject([{ op: "auth", token: "new" }]);
     expect(feed.status.state).toBe("connecting");
     expect(around.peers.every(({ url }) => !url.includes("old") && !url.includes("new"))).toBe(true);
+  });
+
+  it("tells at once that a token is asked for", async () => {
+    const around = world();
+    const feed = await open(around);
+    last(around.peers).open();
+    last(around.peers).say({ type: "auth_required", within_ms: 10_000 });
+    expect(feed.status).toMatchObject({ state: "closed", error: { code: "auth_required" } });
+    feed.reconnect("secret");
+    await settle();
+    last(around.peers).open();
+    last(around.peers).say({ type: "auth_required", within_ms: 10_000 });
+    expect(last(around.peers).take()).toMatchObject([{ op: "auth", token: "secret" }]);
+    expect(feed.status.state).toBe("connecting");
+  });
+
+  it("shows another token before the last one ends", async () => {
+    const tokens = ["first", "second", "third"];
+    const around = world();
+    const feed = await open(around, { token: async () => tokens.shift() ?? Promise.reject(new Error("no more")) });
+    const peer = last(around.peers);
+    peer.open();
+    const [auth] = peer.take();
+    peer.say({ type: "authenticated", id: auth!.id!, expires_in_ms: 10_000 });
+    peer.welcome();
+    peer.take();
+    for (const token of ["second", "third"]) {
+      await alive(around, peer, 8000);
+      const renewed = peer.take().filter(({ op }) => op === "auth");
+      expect(renewed).toMatchObject([{ token }]);
+      peer.say({ type: "authenticated", id: renewed[0]!.id!, expires_in_ms: 10_000 });
+    }
+    const told: Notice[] = [];
+    feed.onNotice((notice) => told.push(notice));
+    await alive(around, peer, 8000);
+    expect(told).toEqual([{ type: "error", code: "token", message: "Error: no more" }]);
+    expect(feed.status.state).toBe("open");
+  });
+
+  it("goes on with the last token where another one is refused", async () => {
+    const around = world();
+    const feed = await open(around, { token: () => "t" });
+    const peer = last(around.peers);
+    peer.welcome();
+    peer.say({ type: "authenticated", id: 1, expires_in_ms: 1000 });
+    await around.time.pass(800);
+    const renewed = peer.take().filter(({ op }) => op === "auth");
+    expect(renewed).toHaveLength(2);
+    peer.say({ type: "error", id: renewed[1]!.id!, code: "auth_failed", message: "no", fatal: false });
+    expect(feed.status.state).toBe("open");
   });
 
   it("leaves a server that shuts down in its own time, reading on until then", async () => {
