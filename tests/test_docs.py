@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from websockets.sync.client import connect
 
 from tests.servers import Server, environment, serving
 from tests.test_replays import day
+from ticker.access import Rights, rights_of
 from ticker.errors import Close, Code
+from ticker.keys import read
 from ticker.protocol import COMMANDS, Subscribe, parse
 from ticker.quotes import FIELDS
 
@@ -23,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 REPLAY = (ROOT / "docs" / "replay.md").read_text()
 CLIENT = (ROOT / "docs" / "client.md").read_text()
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
@@ -99,3 +103,33 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+# -- access --------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_for_keys_do_what_is_shown(tmp_path: Path) -> None:
+    commands = [line for block in blocks(DEPLOY, "sh") for line in block.splitlines() if line.startswith("ticker keys")]
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command)
+        if "revoke" in words:
+            words[-1] = next(iter(read(tmp_path / "keys.json").all))
+        program = [sys.executable, "-m", *words]
+        subprocess.run(program, check=True, cwd=tmp_path, capture_output=True, timeout=30, env=environment())
+    (held,) = read(tmp_path / "keys.json").all.values()
+    assert held.rights == Rights(("binance-spot:*", "AAPL"), 0, ("ticker", "trades"))
+    assert held.revoked is not None
+
+
+def test_what_a_token_is_shown_to_grant_is_a_grant() -> None:
+    (shown,) = [block for block in blocks(DEPLOY, "") if '"ticker":' in block]
+    claims = orjson.loads(shown)
+    assert {"exp", "aud", "iss", "sub"} < claims.keys()
+    assert rights_of(claims["ticker"], "ticker").connections_max == 4
+    section = DEPLOY[DEPLOY.index(shown) : DEPLOY.index("**Rotation**")]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        *("symbols", "delay_minutes", "channels", "symbols_max", "interval_ms_min", "connections_max"),
+        *("replay", "stats"),
+    ]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(Rights.__struct_fields__)
