@@ -214,8 +214,12 @@ def metered(
     seconds: float,
     path: str = "/v1/stream",
     timing: bool = False,
+    header: str | None = None,
 ) -> Reading:
-    """Let the meter connect to `server` once for each of `messages`, send it, and read for `seconds`."""
+    """Let the meter connect to `server` once for each of `messages`, send it, and read for `seconds`.
+
+    `header` is one more line of each request's head.
+    """
     with TemporaryDirectory() as folder:
         spec = Path(folder) / "spec"
         spec.write_text("".join(f"{path}\t{message}\n" for message in messages))
@@ -225,7 +229,7 @@ def metered(
         with pinned(cores()[1]):
             try:
                 done = subprocess.run(
-                    [*command, *(["-l"] if timing else [])],
+                    [*command, *(["-H", header] if header else []), *(["-l"] if timing else [])],
                     capture_output=True,
                     text=True,
                     check=False,

@@ -127,10 +127,12 @@ static void count(Conn *c, unsigned char *p, ssize_t n) {
   }
 }
 
+static const char *header = "";
+
 static void upgrade(int fd, const char *path, int i) {
   static char b[65536];
   int l = snprintf(b, sizeof b, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", path);
+                   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s%s\r\n", path, header, *header ? "\r\n" : "");
   if (write(fd, b, l) != l) die("write", i);
   for (l = 0; l < 4 || memcmp(b + l - 4, "\r\n\r\n", 4); l++) if (read(fd, b + l, 1) != 1) die("handshake", i);
   b[l] = 0;
@@ -178,18 +180,19 @@ int main(int argc, char **argv) {
   int n = 0, port = 0, pid = 0, option, ep = epoll_create1(0);
   double warm = 1, secs = 0;
   const char *path = 0;
-  while ((option = getopt(argc, argv, "n:p:f:w:s:P:l")) > 0) switch (option) {
+  while ((option = getopt(argc, argv, "n:p:f:w:s:P:H:l")) > 0) switch (option) {
     case 'n': n = atoi(optarg); break;
     case 'p': port = atoi(optarg); break;
     case 'f': path = optarg; break;
     case 'w': warm = atof(optarg); break;
     case 's': secs = atof(optarg); break;
     case 'P': pid = atoi(optarg); break;
+    case 'H': header = optarg; break;
     case 'l': timing = 1; break;
     default: return 2;
   }
   FILE *spec = path ? fopen(path, "r") : 0;
-  if (n < 1 || !port || secs <= 0 || !spec) { fprintf(stderr, "usage: wsmeter -n CLIENTS -p PORT -f SPEC -w WARM_S -s SECONDS [-P PID] [-l]\n"); return 2; }
+  if (n < 1 || !port || secs <= 0 || !spec) { fprintf(stderr, "usage: wsmeter -n CLIENTS -p PORT -f SPEC -w WARM_S -s SECONDS [-P PID] [-H HEADER] [-l]\n"); return 2; }
   by_round = calloc(BUCKETS, sizeof *by_round);
   by_tick = calloc(BUCKETS, sizeof *by_tick);
   static char line[65536];
