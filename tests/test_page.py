@@ -16,6 +16,8 @@ from tests.browser import ARTEFACTS, ROOT, browsing, built, found, page_of
 from tests.feeds.conftest import T0, quote, trade, write_csv
 from tests.servers import Server, serving
 from tests.test_replays import day
+from ticker.access import Rights
+from ticker.keys import add
 
 AXE = ROOT / "ticker" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 NO_PAGE = pytest.mark.skipif(not built(), reason="the dashboard is not built: make web takes Node.js 20 or newer")
@@ -392,3 +394,29 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------
+
+
+@NO_BROWSER
+def test_a_server_that_asks_for_a_token_is_given_one_by_hand(browser: Browser, tmp_path: Path) -> None:
+    keys, now = tmp_path / "keys.json", time.time_ns() // 1000
+    good = add(keys, "desk-7", Rights(("SIM00*",), 0), now)
+    with (
+        serving("sim:?symbols=20&rate=400", flags=["--api-keys-file", str(keys)]) as guarded,
+        page_of(browser, guarded.url, quiet=False) as page,
+    ):
+        dialog = page.get_by_role("dialog", name="This server asks for a token")
+        expect(dialog).to_be_visible(timeout=2000)
+        for token, works in (("tk_wrong", False), (good, True)):
+            dialog.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            if not works:
+                expect(dialog).to_contain_text("the API key is not known here")
+                page.screenshot(path=picture("token"))
+        first_prices(page)
+        expect(dialog).not_to_be_visible()
+        until(lambda: page.locator("tr[data-seq]").count() == 9, "what the token is for")
+        assert good not in page.url
+        assert good not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")

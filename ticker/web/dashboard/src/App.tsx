@@ -37,21 +37,6 @@ export function App({ source }: { source: string | null }) {
 
   const list: WatchList = source !== null ? { name: source, symbols: ["*"] } : (offered.list ?? state.lists[state.active] ?? EMPTY);
 
-  useEffect(() => {
-    // Of a server's own: what a first visit begins with.
-    if (source !== null || found.current !== null) return;
-    let gone = false;
-    feed.symbols("", FIRST_SYMBOLS).then(
-      ({ items }) => {
-        if (!gone) dispatch({ type: "add", symbols: items.map(({ symbol }) => symbol) });
-      },
-      () => {}, // the connection says that the server is not there
-    );
-    return () => {
-      gone = true;
-    };
-  }, [feed, source]);
-
   useKept("lists", state, state.lists.some(({ symbols }) => symbols.length > 0), setForgets);
   useKept("columns", columns, true, setForgets);
   useKept("theme", theme, true, setForgets);
@@ -149,6 +134,7 @@ export function App({ source }: { source: string | null }) {
           {said}
         </p>
         {help && <Shortcuts onClose={() => setHelp(false)} />}
+        {source === null && found.current === null && <FirstVisit onSymbols={(symbols) => dispatch({ type: "add", symbols })} />}
         <Token />
       </div>
     </MarketContext>
@@ -156,6 +142,30 @@ export function App({ source }: { source: string | null }) {
 }
 
 const EMPTY: WatchList = { name: "", symbols: [] };
+
+/** Finds what a first visit begins with: asked for at once, and again once there is a connection, if it takes one. */
+function FirstVisit({ onSymbols }: { onSymbols: (symbols: string[]) => void }) {
+  const feed = useFeed();
+  const opened = useStatus().state === "open";
+  const [missing, setMissing] = useState(true);
+  const [failed, setFailed] = useState(false);
+  const asking = missing && (opened || !failed);
+  const found = useRef(onSymbols);
+  useEffect(() => {
+    found.current = onSymbols;
+  });
+  useEffect(() => {
+    if (!asking) return;
+    feed.symbols("", FIRST_SYMBOLS).then(
+      ({ items }) => {
+        setMissing(false);
+        found.current(items.map(({ symbol }) => symbol));
+      },
+      () => setFailed(true), // the connection says why
+    );
+  }, [feed, asking]);
+  return null;
+}
 
 /** What is wrong with what is shown, loud and clear; announced once, when it changes. */
 function Banner() {
