@@ -95,7 +95,9 @@ class Settings:
     api_keys_file: str = _setting("", "API keys, as `ticker keys` writes them")
     auth_s_max: float = _setting(10.0, "time to send a token, where one is required (4401)", least=0.05, most=3600)
     delays: str = _setting("", "minutes that delayed data is served behind, with commas between: 15 or 15,60")
-    origins: str = _setting("", "origins of pages that may connect, with commas between; none: the server's own; *: any")
+    origins: str = _setting(
+        "", "origins of pages that may connect, with commas between; none: the server's own; *: any"
+    )
     trusted_proxies: str = _setting("", "addresses or networks whose X-Forwarded-For and -Proto are believed")
     connections_per_address_max: int = _setting(
         10_000, "connections at once from one address (429)", least=1, most=1_000_000
