@@ -233,7 +233,7 @@ class Recording:
         except ModuleNotFoundError as error:
             if error.name != "databento_dbn":
                 raise
-            raise self._error("DBN needs databento-dbn, which is not installed: pip install 'ticker[dbn]'") from None
+            raise self._error("DBN needs databento-dbn, which is not installed: pip install databento-dbn") from None
 
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
             try:

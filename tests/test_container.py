@@ -173,7 +173,7 @@ def test_a_recording_that_needs_an_extra_says_which(tmp_path: Path) -> None:
     recording.write_bytes(b"DBN\x03" + bytes(100))
     command = [sys.executable, "-c", BARE, "serve", "--port", "0", "--feed", f"replay:{recording}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment(), check=False)
-    assert "DBN needs databento-dbn, which is not installed: pip install 'ticker[dbn]'" in result.stderr
+    assert "DBN needs databento-dbn, which is not installed: pip install databento-dbn" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.returncode == 2
 
