@@ -50,6 +50,10 @@ test: $(READY) web browser ## Run every test but the soaks
 soak: $(READY) ## Run the slow soaks
 	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
 
+.PHONY: container
+container: $(READY) ## Build what the Dockerfile builds, and run it
+	$(BIN)/python -m pytest -m container --timeout 900 $(ARGS)
+
 .PHONY: format
 format: $(READY) ## Format the code, and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -60,6 +64,7 @@ lint: $(READY) ## Formatting, lint, types, and the structure of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
 .PHONY: check

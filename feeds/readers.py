@@ -228,7 +228,12 @@ class Recording:
 
     def _dbn(self, start: int) -> Iterator[Block]:
         """A place is a row's number: mappings in the stream count from its beginning, so all of it is decoded."""
-        from feeds import dbn  # noqa: PLC0415 - who reads no DBN need not load its library
+        try:
+            from feeds import dbn  # noqa: PLC0415 - who reads no DBN need not have its library
+        except ModuleNotFoundError as error:
+            if error.name != "databento_dbn":
+                raise
+            raise self._error("DBN needs databento-dbn, which is not installed: pip install databento-dbn") from None
 
         with pa.input_stream(str(self.path), compression=self._compression) as stream:
             try:
