@@ -143,14 +143,11 @@ def _settings(values: Mapping[str, Any]) -> tuple[Settings, Setup]:
     metavar="NAME=PATH",
     help="Recordings that clients may replay by this name: a file, a glob or a folder; may be given several times.",
 )
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
 @_with_settings()
-def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values: Any) -> int:
+def serve(specs: Sequence[str], sources: Sequence[str], **values: Any) -> int:
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
-    _log_to_stderr(log_level)
+    _log_to_stderr(settings.log_level)
     symbols, clock = Symbols(), WallClock()
     feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
