@@ -37,13 +37,15 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.lanes ticker.journals ticker.playback",
         "ticker.clients",
         "ticker.hub ticker.run ticker.patient",
-        "ticker.presence",
+        "ticker.presence ticker.gate",
         "ticker.transport ticker.client ticker.index ticker.replaying ticker.credentials ticker.keys",
+        "ticker.heads ticker.draining",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
         "ticker.entry",
         "ticker.http ticker.page",
         "ticker.replay_app",
+        "ticker.streams",
         "ticker.server",
         "ticker.cli",
         "ticker.__main__",
@@ -58,7 +60,7 @@ PURE = frozenset(
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),
         *("ticker.checkpoints", "ticker.playback", "ticker.columns", "ticker.journal", "ticker.tape", "ticker.bars"),
         *("ticker.watchlist", "ticker.audiences", "ticker.journals", "ticker.clients"),
-        *("ticker.directory", "ticker.access", "ticker.presence"),
+        *("ticker.directory", "ticker.access", "ticker.presence", "ticker.gate"),
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
 )
@@ -66,8 +68,20 @@ PURE = frozenset(
 PURE_LIBRARIES = frozenset(
     (
         *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "datetime", "decimal", "email", "enum"),
-        *("fnmatch", "functools", "hashlib", "hmac", "itertools", "math", "operator", "random", "re", "secrets"),
-        *("struct", "threading", "typing", "weakref"),
+        *(
+            "fnmatch",
+            "functools",
+            "hashlib",
+            "hmac",
+            "itertools",
+            "math",
+            "operator",
+            "random",
+            "re",
+            "secrets",
+            "contextlib",
+        ),
+        *("struct", "threading", "typing", "weakref", "ipaddress", "urllib"),
         *("jwt", "msgspec", "numpy", "orjson", "pyarrow"),
     )
 )

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from ipaddress import ip_address
@@ -42,9 +42,10 @@ from feeds.ticks import Symbols
 from ticker.access import CHANNELS, rights_of
 from ticker.credentials import Credentials
 from ticker.errors import RequestError
+from ticker.heads import HEAD_BYTES_MAX, HeadProtocol
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
-from ticker.server import create_app, stop
+from ticker.server import create_app, send_away, stop
 from ticker.service import Service
 from ticker.settings import Settings, flag, session_start_us, variable
 from ticker.transport import StreamProtocol
@@ -53,7 +54,9 @@ log: Final = logging.getLogger(__name__)
 
 SIMULATED: Final = "sim:?symbols=500&rate=5000&seed=1"
 BACKLOG: Final = 4096
-DESCRIPTORS_SPARE: Final = 100
+DESCRIPTORS_SPARE: Final = 200
+#: Sockets beside those of clients: probes, scrapes, requests that are answered at once, and those that say nothing.
+SOCKETS_SPARE: Final = 100
 #: What a stop waits for peers to take what they were sent, before it cuts them off.
 CUT_OFF_S: Final = 0.5
 #: Signals closer than this are one: some shells send it to the group and to the process.
@@ -153,6 +156,7 @@ def serve(specs: Sequence[str], sources: Sequence[str], **values: Any) -> int:
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
     credentials = _credentials(settings)
     listener = _listen(settings)
+    _warn_if_open(settings, credentials)
     _allow_descriptors(settings)
     service = Service(settings, symbols, feeds, clock)
     return _run(service, replays, credentials, listener)
@@ -549,18 +553,21 @@ def _allow_descriptors(settings: Settings) -> None:
 
 
 def _credentials(settings: Settings) -> Credentials:
-    """The keys that settings name. Without any, it is said who can see everything. Raises UsageError."""
+    """The keys that settings name. Raises UsageError."""
     try:
-        credentials = Credentials(settings)
+        return Credentials(settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _warn_if_open(settings: Settings, credentials: Credentials) -> None:
+    """Say who can see everything, where that is not this machine alone."""
     if not credentials.access.required and not _is_loopback(settings.host):
         log.warning(
             "anybody who can reach %s port %d sees everything: neither jwt_keys_file nor api_keys_file is set",
             settings.host,
             settings.port,
         )
-    return credentials
 
 
 def _is_loopback(host: str) -> bool:
@@ -634,10 +641,19 @@ def _program() -> str:
 def _run(service: Service, replays: Replays | None, credentials: Credentials, listener: socket.socket) -> int:
     """Serve until told to stop; 0 then."""
     settings = service.settings
+    app = create_app(service, replays, credentials)
     config = uvicorn.Config(
-        create_app(service, replays, credentials),
+        app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            HeadProtocol,
+            head_s_max=settings.header_s_max,
+            sockets_max=settings.connections_max + SOCKETS_SPARE,
+        ),
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         ws_max_size=settings.message_bytes_max,
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval_s,
@@ -652,7 +668,7 @@ def _run(service: Service, replays: Replays | None, credentials: Credentials, li
     # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    server = Server(config, partial(stop, service, replays))
+    server = Server(config, partial(send_away, app), partial(stop, app))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.before_and_after)
     _invite(listener, service.table.symbols)
@@ -661,13 +677,19 @@ def _run(service: Service, replays: Replays | None, credentials: Credentials, li
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the clients before it closes on them, and waits for none that does not read."""
+    """uvicorn's server, which sends the clients away before it closes on them, and waits for none that does not read."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
-        """`stop` tells the clients."""
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]
+    ) -> None:
+        """`drain` sends the clients away in their time, `stop` tells those that are left."""
         super().__init__(config)
+        self._drain = drain
         self._stop = stop
-        self._told = 0.0
+        #: When the first signal came.
+        self._told: float | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._begun = False
 
     def before_and_after(self, *_: object) -> None:
@@ -677,15 +699,29 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._begun = True
+        self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop; at once where it was told so before."""
-        if not self.should_exit:
+        """Stop: on SIGTERM once the clients have been sent away; at once where it was told so before."""
+        if self._told is None:
             self._told = time.monotonic()
-            super().handle_exit(sig, frame)
+            if sig == signal.SIGTERM and self.started:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._begin_draining)
+            else:
+                super().handle_exit(sig, frame)
         elif time.monotonic() - self._told > SIGNAL_S_MIN:
             os._exit(128 + sig)
+
+    def _begin_draining(self) -> None:
+        self._draining = asyncio.create_task(self._drain(), name="draining")
+        self._draining.add_done_callback(self._drained)
+
+    def _drained(self, draining: asyncio.Task[None]) -> None:
+        if not draining.cancelled() and (failure := draining.exception()):
+            log.error("clients could not be sent away one after another", exc_info=failure)
+        super().handle_exit(signal.SIGTERM, None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stop()

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import AbstractContextManager
 from typing import Final
 
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ticker.access import OPEN, Grant, header_token, subprotocol_token
 from ticker.credentials import Credentials
 from ticker.errors import Code, RequestError
+from ticker.gate import Gate, RefusalError
 from ticker.protocol import Auth, encode, error, parse
 from ticker.service import Service
 
+log: Final = logging.getLogger(__name__)
+
+#: What a refusal by each code counts as.
+REASONS: Final = {Code.AUTH_REQUIRED: "auth", Code.AUTH_FAILED: "auth", Code.NOT_ENTITLED: "grant"}
 #: The HTTP status that says each code; any other is 400.
 STATUS: Final = {
     Code.AUTH_REQUIRED: 401,
@@ -43,15 +50,38 @@ def _minutes(grant: Grant) -> str:
     return f"one of data {grant.rights.delay_minutes:g} minutes late"
 
 
-def grant_of(connection: HTTPConnection, now: int) -> Grant:
+def gate_of(connection: HTTPConnection) -> Gate:
+    """The gate of the application of a request."""
+    gate: Gate = connection.app.state.gate
+    return gate
+
+
+def admitted(connection: HTTPConnection) -> AbstractContextManager[None]:
+    """A connection that is let in for as long as the context lasts. Entering raises RefusalError."""
+    address = None if connection.client is None else connection.client.host
+    headers, now = connection.headers, service_of(connection).clock.now()
+    return gate_of(connection).admit(address, now, origin=headers.get("origin"), host=headers.get("host"))
+
+
+def seated(connection: HTTPConnection, grant: Grant) -> AbstractContextManager[None]:
+    """A connection that counts as one of its subject's for as long as the context lasts. Entering raises RefusalError."""
+    return gate_of(connection).seat(grant.subject, grant.rights.connections_max)
+
+
+def knock(connection: HTTPConnection) -> None:
+    """Let a request in that is answered at once. Raises RefusalError."""
+    gate_of(connection).knock(service_of(connection).clock.now())
+
+
+def grant_of(connection: HTTPConnection) -> Grant:
     """What a request may see. Raises RequestError where its token is not good, or is missing."""
-    grant = grant_shown(connection, now)
+    grant = grant_shown(connection)
     if grant is None:
         raise RequestError(Code.AUTH_REQUIRED, "authorization: expected Bearer and a token, which is missing")
     return grant
 
 
-def grant_shown(connection: HTTPConnection, now: int) -> Grant | None:
+def grant_shown(connection: HTTPConnection) -> Grant | None:
     """What the token of a request or an upgrade grants; None where one is required and none is there. Raises RequestError."""
     credentials = credentials_of(connection)
     if not credentials.access.required:
@@ -59,7 +89,7 @@ def grant_shown(connection: HTTPConnection, now: int) -> Grant | None:
     token = header_token(connection.headers.get("authorization"))
     if token is None:
         token = subprotocol_token(connection.scope.get("subprotocols", ()))
-    return None if token is None else credentials.check(token, now)
+    return None if token is None else credentials.check(token, service_of(connection).clock.now())
 
 
 def grant_told(credentials: Credentials, message: str | bytes, now: int) -> tuple[Auth, Grant]:
@@ -74,11 +104,23 @@ def grant_told(credentials: Credentials, message: str | bytes, now: int) -> tupl
         raise
 
 
-def refusal(failure: RequestError) -> Response:
-    """The plain HTTP answer to a request, or to an upgrade, that is refused."""
+def refusal(failure: RequestError | RefusalError, connection: HTTPConnection | None = None) -> Response:
+    """The plain HTTP answer to a request, or to an upgrade, that is refused. It is counted, and logged."""
+    if isinstance(failure, RefusalError):
+        log.info("refused %s: %s", _peer(connection), failure.sentence)
+        retry = {} if failure.retry_after_s is None else {"retry-after": str(failure.retry_after_s)}
+        return PlainTextResponse(f"{failure.sentence}\n", failure.status, retry)
+    reason = REASONS.get(failure.code)
+    if reason is not None and connection is not None:
+        gate_of(connection).refuse(reason)
+        log.info("refused %s: %s: %s", _peer(connection), failure.code, failure.message)
     status = STATUS.get(failure.code, 400)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     return Response(encode(error(failure)), status, headers, "application/json")
+
+
+def _peer(connection: HTTPConnection | None) -> str:
+    return "somebody" if connection is None or connection.client is None else connection.client.host
 
 
 async def receive(websocket: WebSocket, wait_s: float | None) -> str | bytes | None:

@@ -12,26 +12,27 @@ import math
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import orjson
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ticker.access import Grant
 from ticker.audiences import Message
 from ticker.clients import Client
 from ticker.directory import Directory
-from ticker.entry import grant_of, refusal, service_of
+from ticker.entry import admitted, grant_of, knock, refusal, seated, service_of
 from ticker.errors import Code, RequestError
+from ticker.gate import RefusalError
 from ticker.protocol import BAR_INTERVALS, BARS, TICKER, TRADES, Subscribe, bar_interval, encode, parse
 from ticker.service import Service
 from ticker.transport import BufferedOutlet, EventOutlet
 
-RETRY_AFTER_S: Final = 5
 NEWS: Final = (b'{"type":"update"', b'{"type":"snapshot"')
 ITEMS: Final = b'"items"'
 #: What `/v1/trades` and `/v1/bars` show where no limit is given.
@@ -47,20 +48,15 @@ def json(content: object, status: int = 200) -> Response:
     return Response(encode(content), status, media_type="application/json")
 
 
-def busy() -> Response:
-    """The answer of a server that is full."""
-    return PlainTextResponse("full: try again later\n", 503, {"retry-after": str(RETRY_AFTER_S)})
-
-
-async def refused(_: Request, failure: Exception) -> Response:
-    """The answer to a request that raised RequestError."""
-    assert isinstance(failure, RequestError)
-    return refusal(failure)
+async def refused(request: Request, failure: Exception) -> Response:
+    """The answer to a request that raised RequestError or RefusalError."""
+    assert isinstance(failure, RequestError | RefusalError)
+    return refusal(failure, request)
 
 
 def _granted(request: Request, channel: str = TICKER) -> tuple[Grant, Service]:
     """What a request may see, and the service that serves it. Raises RequestError."""
-    grant = grant_of(request, service_of(request).clock.now())
+    grant = grant_of(request)
     if channel not in grant.rights.channels:
         raise RequestError(Code.NOT_ENTITLED, f"expected one of {', '.join(grant.rights.channels)}, was {channel}")
     return grant, service_of(request, grant)
@@ -76,10 +72,14 @@ async def snapshot(request: Request) -> Response:
     command = _subscription(service, query)
     wait_s = number_of(query, "wait", 0, 0, service.settings.long_poll_s_max)
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if service.full:
-        return busy()
     outlet = BufferedOutlet(service.settings.send_buffer_bytes_max)
-    with _guest(service, outlet, grant) as client:
+    with ExitStack() as inside:
+        if wait_s:
+            inside.enter_context(admitted(request))
+            inside.enter_context(seated(request, grant))
+        else:
+            knock(request)
+        client = inside.enter_context(_guest(service, outlet, grant))
         reply, message = await _subscribe(service, client, outlet, command)
         tag = _tag(service, client, command, reply)
         until = time.monotonic() + wait_s
@@ -150,7 +150,7 @@ async def _news(request: Request, service: Service, outlet: BufferedOutlet, wait
 
 
 async def _changed(service: Service, outlet: BufferedOutlet) -> bool:
-    while not service.stopping.is_set():
+    while outlet.closing is None and not service.stopping.is_set():
         if any(message.startswith(NEWS) for message in await outlet.take()):
             return True
     return False
@@ -169,14 +169,31 @@ async def events(request: Request) -> Response:
     query = query_of(request, "symbols", "channel", "interval", "fields", "interval_ms", "last_event_id")
     grant, service = _granted(request, query.get("channel", TICKER))
     command = _subscription(service, query)
-    if service.full:
-        return busy()
     if request.method == "HEAD":
         return Response(headers=SSE_HEADERS, media_type="text/event-stream")
     last_event_id = request.headers.get("last-event-id") or query.get("last_event_id")
     if last_event_id:
         command = _resuming(command, last_event_id)
-    return StreamingResponse(_events(service, grant, command), 200, SSE_HEADERS, "text/event-stream")
+    return EventStream(request, grant, _events(service, grant, command))
+
+
+class EventStream(StreamingResponse):
+    """A stream of events, which counts as a connection for as long as it lasts."""
+
+    def __init__(self, request: Request, grant: Grant, body: AsyncIterator[bytes]) -> None:
+        super().__init__(body, 200, SSE_HEADERS, "text/event-stream")
+        self._request = request
+        self._grant = grant
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as inside:
+            try:
+                inside.enter_context(admitted(self._request))
+                inside.enter_context(seated(self._request, self._grant))
+            except RefusalError as failure:
+                await refusal(failure, self._request)(scope, receive, send)
+                return
+            await super().__call__(scope, receive, send)
 
 
 async def _events(service: Service, grant: Grant, command: Subscribe) -> AsyncIterator[bytes]:
@@ -218,6 +235,7 @@ def _resuming(command: Subscribe, last_event_id: str) -> Subscribe:
 
 async def symbols(request: Request) -> Response:
     """`/v1/symbols`: the symbols by name, a page at a time; `next` is the `after` of the following page."""
+    knock(request)
     grant, service = _granted(request)
     query = query_of(request, "prefix", "limit", "after")
     table, most = service.table, service.settings.page_symbols_max
@@ -249,6 +267,7 @@ async def symbols(request: Request) -> Response:
 
 async def trades(request: Request) -> Response:
     """`/v1/trades/{symbol}`: its last trades, oldest first."""
+    knock(request)
     grant, service = _granted(request, TRADES)
     query = query_of(request, "limit")
     limit = _limit(query, TRADES_SHOWN, service.settings.trades_max)
@@ -257,6 +276,7 @@ async def trades(request: Request) -> Response:
 
 async def bars(request: Request) -> Response:
     """`/v1/bars/{symbol}`: its last bars of an interval, oldest first."""
+    knock(request)
     grant, service = _granted(request, BARS)
     query = query_of(request, "interval", "limit")
     if "interval" not in query:

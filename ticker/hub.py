@@ -276,6 +276,13 @@ class Hub:
             message = encode({"type": "shutdown", "ts": now, "reconnect_after_ms": wait_ms})
             client.outlet.offer(client.outlet.encoding.whole(message))
 
+    def send_away(self, client: Client, now: int) -> None:
+        """Tell a client to come back elsewhere, at once, and close it. Harmless for one that has left."""
+        if client in self.clients:
+            message = encode({"type": "shutdown", "ts": now, "reconnect_after_ms": 0})
+            client.outlet.offer(client.outlet.encoding.whole(message))
+            client.outlet.close(Close.RESTARTING)
+
     def _look_after(self, client: Client, now: int) -> None:
         client.block(now)
         settings, since = self.settings, client.blocked_since

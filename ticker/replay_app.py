@@ -13,7 +13,7 @@ from starlette.responses import Response
 from feeds import options
 from ticker.access import Grant
 from ticker.directory import covering
-from ticker.entry import grant_of, service_of
+from ticker.entry import grant_of, knock
 from ticker.errors import Code, RequestError
 from ticker.http import json
 from ticker.protocol import SPEED_MAX
@@ -108,7 +108,8 @@ def check_replay(grant: Grant) -> None:
 
 async def sources(request: HttpRequest) -> Response:
     """`/v1/sources`: what there is to replay, with its rows, time span and symbols. The first answer reads all of it."""
-    grant = grant_of(request, service_of(request).clock.now())
+    knock(request)
+    grant = grant_of(request)
     check_replay(grant)
     replays, covers = replays_of(request), covering(grant.rights.symbols)
     items = [] if replays is None else await replays.catalogue()

@@ -50,11 +50,6 @@ class Service:
             health.feed.warm or health.ending is not None for health in self.health.values()
         )
 
-    @property
-    def full(self) -> bool:
-        """Whether no further client is taken in."""
-        return self.stopping.is_set() or len(self.hub.clients) >= self.settings.connections_max
-
     def feeds_at(self, now: int) -> Mapping[str, Mapping[str, Any]]:
         """State, age and lag of each feed by name, as the heartbeat tells them."""
         return {name: health.at(now) for name, health in self.health.items()}
