@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.errors ticker.settings ticker.mirror",
         "feeds.ticks feeds.clock",
         "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed feeds.parts feeds.blocks feeds.kafka.merging",
-        "feeds.decode feeds.spans feeds.options feeds.encode feeds.ordering feeds.kafka.setup feeds.kafka.outage",
+        "feeds.decode feeds.spans feeds.options feeds.encode feeds.ordering feeds.kafka.setup feeds.kafka.outage feeds.kafka.holding",
         "feeds.objects feeds.vendors feeds.kafka.address feeds.kafka.cluster",
         "feeds.jsonlines feeds.values feeds.capture feeds.dbn feeds.kafka.partitions feeds.kafka.consumer",
         "feeds.csvlines",
@@ -39,7 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.transport ticker.client ticker.index ticker.replaying",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
-        "ticker.http ticker.page",
+        "ticker.http ticker.page ticker.tiers",
         "ticker.replay_app",
         "ticker.server",
         "ticker.cli",
@@ -49,7 +49,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
 PURE = frozenset(
     (
         *("feeds.ticks", "feeds.convert", "feeds.fields", "feeds.decode", "feeds.jsonlines", "feeds.merge"),
-        *("feeds.objects", "feeds.values", "feeds.kafka.merging"),
+        *("feeds.objects", "feeds.values", "feeds.kafka.merging", "feeds.kafka.holding"),
         *("ticker.errors", "ticker.settings", "ticker.quotes", "ticker.protocol", "ticker.session", "ticker.paces"),
         *("feeds.spans", "feeds.vendors"),
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),

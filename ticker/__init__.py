@@ -7,6 +7,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     page        the dashboard: its static files, under a strict policy
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
+    tiers       the live service, and one for each delay
     service     the clock: feeds into the table, rounds out of the hub
     replays     all replays, over the sources that there are
     recorded    one of recorded files: seek, step, checkpoints

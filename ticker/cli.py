@@ -28,7 +28,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from feeds.clock import WallClock
-from feeds.feed import Feed, FeedError, Resumable
+from feeds.feed import ON_TIME, Feed, FeedError, Lateness, Resumable
 from feeds.fields import FIELDS
 from feeds.kafka.address import Address, destination
 from feeds.kafka.address import parse as address
@@ -42,8 +42,8 @@ from ticker.errors import RequestError
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
 from ticker.server import create_app, stop
-from ticker.service import Service
 from ticker.settings import Settings, flag, session_start_us, variable
+from ticker.tiers import Tiers, open_tiers
 from ticker.transport import StreamProtocol
 
 log: Final = logging.getLogger(__name__)
@@ -146,13 +146,12 @@ def serve(specs: Sequence[str], sources: Sequence[str], log_level: str, **values
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
     _log_to_stderr(log_level)
-    symbols, clock = Symbols(), WallClock()
-    feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
+    clock = WallClock()
+    tiers = open_tiers(settings, clock, partial(_open_feeds, specs or [SIMULATED], clock, kafka))
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
     listener = _listen(settings)
     _allow_descriptors(settings)
-    service = Service(settings, symbols, feeds, clock)
-    return _run(service, replays, listener)
+    return _run(tiers, replays, listener)
 
 
 @cli.command()
@@ -201,7 +200,7 @@ def record(specs: Sequence[str], folder: Path, part_mb: float, part_s: float, lo
         raise click.UsageError(
             "expected one --feed: another one takes a recorder of its own, into the same folder or not"
         )
-    feed = _open_feeds(specs, symbols, clock, _settings(values)[1])[0]
+    feed = _open_feeds(specs, clock, _settings(values)[1], symbols)[0]
     limits = Limits(part_bytes=int(part_mb * MB), part_us=int(part_s * 1e6))
     try:
         recorder = Recorder(folder, symbols, feed.name, limits, clock.now)
@@ -319,7 +318,7 @@ def produce(
             given = {name for name in how if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
             if len(files) > 1 or given:
                 raise click.UsageError("expected files, or one feed alone, whose options are in it: sim:?speed=max")
-            feed = _open_feeds(files, symbols, clock, kafka)[0]
+            feed = _open_feeds(files, clock, kafka, symbols)[0]
             if isinstance(feed, Resumable):
                 feed.go_on({})  # what was produced cannot be taken back
         else:
@@ -459,15 +458,18 @@ def _allow_descriptors(settings: Settings) -> None:
             log.warning("the limit of open files is %d: fewer clients than connections_max allows", allowed)
 
 
-def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka: Setup) -> list[Feed]:
-    """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on."""
+def _open_feeds(
+    specs: Sequence[str], clock: WallClock, kafka: Setup, symbols: Symbols, lateness: Lateness = ON_TIME
+) -> list[Feed]:
+    """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on; `replay~900s` of those that are late."""
     count: Counter[str] = Counter()
     feeds = []
     for spec in specs:
         try:
             name = spec.partition(":")[0]
             count[name] += 1
-            feeds.append(open_feed(spec, symbols, name=_nth(name, count[name]), clock=clock, kafka=kafka))
+            own = _nth(name, count[name]) + lateness.suffix
+            feeds.append(open_feed(spec, symbols, name=own, clock=clock, kafka=kafka, lateness=lateness))
         except FeedError as error:
             raise click.UsageError(str(error)) from None
     return feeds
@@ -520,11 +522,11 @@ def _program() -> str:
     return "ticker" if shutil.which("ticker") == program else program
 
 
-def _run(service: Service, replays: Replays | None, listener: socket.socket) -> int:
+def _run(tiers: Tiers, replays: Replays | None, listener: socket.socket) -> int:
     """Serve until told to stop; 0 then."""
-    settings = service.settings
+    settings = tiers.live.settings
     config = uvicorn.Config(
-        create_app(service, replays),
+        create_app(tiers, replays),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
         ws_max_size=settings.message_bytes_max,
@@ -541,12 +543,12 @@ def _run(service: Service, replays: Replays | None, listener: socket.socket) -> 
     # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    server = Server(config, partial(stop, service, replays))
+    server = Server(config, partial(stop, tiers, replays))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.before_and_after)
-    _invite(listener, service.table.symbols)
+    _invite(listener, tiers.live.table.symbols)
     server.run(sockets=[listener])
-    return 1 if service.failed else 0
+    return 1 if tiers.live.failed else 0
 
 
 class Server(uvicorn.Server):

@@ -42,9 +42,18 @@ class Hub:
     """All clients and lanes over one table."""
 
     def __init__(
-        self, table: QuoteTable, settings: Settings, epochs: Mapping[str, str], *, closed: bool = False
+        self,
+        table: QuoteTable,
+        settings: Settings,
+        epochs: Mapping[str, str],
+        *,
+        closed: bool = False,
+        delay_ms: int = 0,
     ) -> None:
-        """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known."""
+        """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known.
+
+        `delay_ms` is how late the data is, as clients are told.
+        """
         self.table = table
         self.settings = settings
         self.clients: dict[Client, None] = {}
@@ -55,6 +64,7 @@ class Hub:
         self.journal_paces: dict[JournalKey, JournalPace] = {}
         self._epochs = epochs
         self._closed = closed
+        self._delay_ms = delay_ms
         self.directory = Directory(table)
         #: The intervals of all subscriptions, and how many clients have each.
         self._granted: Counter[int] = Counter()
@@ -117,7 +127,7 @@ class Hub:
             "ts": self._ts,
             "heartbeat_ms": settings.heartbeat_ms,
             "interval_ms": settings.interval_ms,
-            "delay_ms": 0,
+            "delay_ms": self._delay_ms,
             "limits": {
                 "symbols": settings.symbols_max,
                 "patterns": settings.patterns_max,

@@ -26,21 +26,24 @@ from ticker.replay_app import replays_of, request_of, sources
 from ticker.replaying import Replay, public
 from ticker.replays import Replays
 from ticker.service import Service
+from ticker.tiers import Tiers
 from ticker.transport import EXTENSION, BufferedOutlet, SocketOutlet
 
 log: Final = logging.getLogger(__name__)
 
 
-def create_app(service: Service, replays: Replays | None = None) -> Starlette:
-    """The application that serves `service` and `replays`, and keeps both running for as long as it is up itself."""
+def create_app(serves: Service | Tiers, replays: Replays | None = None) -> Starlette:
+    """The application that serves one service or several tiers, and `replays`, and keeps all running for as long as it is up."""
+    tiers = serves if isinstance(serves, Tiers) else Tiers([serves])
+    service = tiers.live
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        running = asyncio.create_task(service.run(), name="service")
+        running = asyncio.create_task(tiers.run(), name="service")
         running.add_done_callback(partial(_end_with, service))
         beating = asyncio.create_task(replays.run(), name="replays") if replays else None
         yield
-        stop(service, replays)
+        stop(tiers, replays)
         running.cancel()
         if replays and beating:
             beating.cancel()
@@ -65,14 +68,15 @@ def create_app(service: Service, replays: Replays | None = None) -> Starlette:
         exception_handlers={RequestError: refused},
         lifespan=lifespan,
     )
+    app.state.tiers = tiers
     app.state.service = service
     app.state.replays = replays
     return app
 
 
-def stop(service: Service, replays: Replays | None) -> None:
+def stop(tiers: Tiers, replays: Replays | None) -> None:
     """Tell every client to come back elsewhere or later. Nothing is sent to any after that."""
-    service.stop()
+    tiers.stop()
     if replays:
         replays.dismiss()
 
@@ -236,6 +240,5 @@ async def livez(_: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """`/readyz`: whether traffic may come, and how each feed is."""
-    service = service_of(request)
-    state = {"ready": service.ready, "feeds": service.feeds_at(service.clock.now())}
-    return json(state, 200 if service.ready else 503)
+    tiers: Tiers = request.app.state.tiers
+    return json({"ready": tiers.ready, "feeds": tiers.feeds_at()}, 200 if tiers.ready else 503)
