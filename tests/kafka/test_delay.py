@@ -22,7 +22,7 @@ from feeds.ticks import Symbols, Ticks
 from tests.apache_kafka import Apache
 from tests.brokers import Broker, Local, MakeTopic, Record
 from tests.feeds.conftest import HandClock
-from tests.kafka.test_feed import DAY, HOUR, MINUTE, NOW, S, Reader, quote, reading
+from tests.kafka.test_feed import DAY, HOUR, MINUTE, NOW, Reader, S, quote, reading
 from tests.proxies import Proxy
 from ticker.quotes import QuoteTable
 
@@ -71,9 +71,7 @@ async def late(
 async def test_what_is_due_comes_at_once_and_the_rest_when_its_time_has_come(broker: Broker, topic: MakeTopic) -> None:
     name = topic(2)
     ago = (40, 20, 15, 14, 10, 1, 0)
-    broker.produce(
-        name, [quote(n, NOW - m * MINUTE, f"S{n % 2}")._replace(partition=n % 2) for n, m in enumerate(ago)]
-    )
+    broker.produce(name, [quote(n, NOW - m * MINUTE, f"S{n % 2}")._replace(partition=n % 2) for n, m in enumerate(ago)])
     async with late(broker, name) as reader:
         assert sorted(await reader.warm()) == [0, 1, 2]
         await reader.turn(NOW + MINUTE - 1000, range(3))
@@ -197,7 +195,7 @@ async def test_the_state_is_the_one_that_a_service_without_a_delay_had_then(
             begun = NOW - DELAY  # where a service began to read that has been there since
             async with reading(apache, then, options, setup, begun) as real:
                 await real.warm()
-                await reader.until(lambda: len(reader.positions) >= len(real.positions))  # noqa: B023
+                await reader.until(lambda: len(reader.positions) >= len(real.positions))
                 await asyncio.sleep(TURNS_S / 5)
                 assert state(reader, setup.session_start_us) == state(real, setup.session_start_us)
                 assert reader.since == real.since
