@@ -30,7 +30,7 @@ from feeds.feed import ON_TIME, Anew, FeedError, FeedStats, Held, Lateness
 from feeds.kafka.address import Address, Start, parse
 from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
 from feeds.kafka.consumer import BROKEN, block_of, end_of, make, stop
-from feeds.kafka.holding import Holding
+from feeds.kafka.holding import Holding, Seen
 from feeds.kafka.merging import Block, Merge, concat
 from feeds.kafka.outage import Outage
 from feeds.kafka.partitions import END, FIRST, Partition, begins, labels, since
@@ -113,6 +113,8 @@ class Kafka:
         self._in_order = False
         #: From when on the log has been read without a hole.
         self._since = NO_TIME
+        #: Of a late feed, since when the records of each part are known to have been there.
+        self._seen: dict[int, Seen] = {}
         #: What somebody has of the log already.
         self._held: Held = {}
 
@@ -197,7 +199,10 @@ class Kafka:
     def _forget(self, topics: Collection[str]) -> Ints:
         """Give up what was read of `topics`; the rows that were theirs."""
         gone = [tp for tp in self._partitions if tp.topic in topics]
-        rows = self._symbols.owned_by([self._partitions.pop(tp).part for tp in gone])
+        parts = [self._partitions.pop(tp).part for tp in gone]
+        for part in parts:
+            self._seen.pop(part, None)
+        rows = self._symbols.owned_by(parts)
         self._reading.forget(rows)
         return rows
 
@@ -249,7 +254,7 @@ class Kafka:
     async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks | Anew]:
         """Read on until the topics are others than they were."""
         began = self._clock.now()
-        holding = Holding() if self._lateness.delay_us else None
+        holding = self._hold()
         in_order = holding is not None or (self._in_order and not self._caught_up)
         merge = Merge(partition.part for partition in self._partitions.values()) if in_order else None
         if merge is not None and self._caught_up:  # nobody is waited for, yet what is there together is in order
@@ -302,6 +307,15 @@ class Kafka:
                 partition.position = holds.get(partition.part, partition.position)
             watching.cancel()
             await asyncio.wait((watching,))
+
+    def _hold(self) -> Holding | None:
+        """What holds back records of a late feed."""
+        delay_us = self._lateness.delay_us
+        if not delay_us:
+            return None
+        for partition in self._partitions.values():
+            self._seen.setdefault(partition.part, Seen(delay_us))
+        return Holding(self._seen)
 
     def _excuse(self, held_up_s: float) -> None:
         """Whoever takes the ticks held reading up: no partition was asked meanwhile."""
@@ -491,7 +505,7 @@ class Kafka:
         """Look at the topics from time to time, and of a late feed at how much of them is due."""
         while True:
             if self._lateness.delay_us:
-                await self._look_at_due(consumer, view)
+                await self._look_at_ends(consumer, view)
             await asyncio.sleep(LOOK_S)
             try:
                 view.cluster = await self._lookout.look()
@@ -499,14 +513,18 @@ class Kafka:
             except (Unavailable, FeedError) as cause:
                 view.trouble = str(cause)
 
-    async def _look_at_due(self, consumer: AIOKafkaConsumer, view: _View) -> None:
-        """Note the end of what is due of each partition: the first record that is later. What cannot be told stays."""
-        after_ms = self._clock.now() // 1000 + 1
+    async def _look_at_ends(self, consumer: AIOKafkaConsumer, view: _View) -> None:
+        """Note the end of each partition, and of what is due of it. What cannot be told stays."""
+        partitions, after_ms = dict(self._partitions), self._clock.now() // 1000 + 1
         try:
-            found = await consumer.offsets_for_times(dict.fromkeys(self._partitions, after_ms))
+            ends = await consumer.end_offsets(list(partitions))
+            now = self._clock.now() + self._lateness.delay_us
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, after_ms))
         except errors.KafkaError as cause:
             log.debug("feed %s: cannot tell how much is due: %s", self.name, reason(cause))
             return
+        for tp, partition in partitions.items():
+            self._seen[partition.part].note(ends[tp], now)
         view.due = {tp: record.offset for tp, record in found.items() if record is not None and record.timestamp >= 0}
 
 

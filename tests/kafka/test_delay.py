@@ -114,6 +114,19 @@ async def test_a_record_of_the_future_comes_so_long_after_it_was_there_and_no_ea
         assert reader.bids == [0, 1, 2], "nothing overtakes"
 
 
+async def test_records_that_are_all_of_the_future_come_as_late_as_any(
+    broker: Broker, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feeds.kafka.feed.LOOK_S", 0.05)
+    name, count = topic(), 4 * RECORDS_MAX
+    async with late(broker, name) as reader:
+        assert await reader.warm() == []
+        broker.produce(name, [quote(n, NOW + 3 * DAY) for n in range(count)])
+        await asyncio.sleep(TURNS_S)  # the end of the topic is seen, and some of it is fetched
+        await reader.turn(NOW + DELAY - 1000, [])
+        await reader.turn(NOW + DELAY, range(count))
+
+
 async def test_what_comes_last_is_not_let_out_where_reading_begins_with_it(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     async with late(broker, name, "start=latest") as reader:
