@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +21,7 @@ from feeds.spec import open_feed
 from feeds.ticks import Symbols
 from tests.feeds.conftest import T0, HandClock
 from tests.hand import HandFeed
-from tests.servers import serving
+from tests.servers import environment, serving
 from tests.test_service import Listener
 from ticker.server import create_app
 from ticker.service import Service
@@ -77,6 +79,20 @@ def test_delays_are_told_once_and_are_few() -> None:
         Settings(delays="15,15.0")
     with pytest.raises(ValueError, match=r"^delays: expected 4 at most, as each reads every feed once more, was "):
         Settings(delays="1,2,3,4,5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (("--delays", "soon"), "delays: expected minutes above 0 and up to 1440, such as 15 or 15,60, was 'soon'"),
+        (("--delays", "15", "--feed", "sim:?speed=max"), "feed 'sim:': speed: expected a multiple of real time with a"),
+    ],
+)
+def test_a_start_that_cannot_be_late_is_refused(arguments: Sequence[str], cause: str) -> None:
+    command = [sys.executable, "-m", "ticker", "serve", "--port", "0", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment(), check=False)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"ticker: {cause}")
 
 
 def test_who_may_see_data_that_is_so_late_is_served_by_the_least_late_that_is() -> None:

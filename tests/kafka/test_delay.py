@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,7 +24,9 @@ from tests.apache_kafka import Apache
 from tests.brokers import Broker, Local, MakeTopic, Record
 from tests.feeds.conftest import HandClock
 from tests.kafka.test_feed import DAY, HOUR, MINUTE, NOW, Reader, S, quote, reading
+from tests.kafka.watching import WAIT_S_MAX
 from tests.proxies import Proxy
+from tests.servers import serving
 from ticker.quotes import QuoteTable
 
 DELAY = 15 * MINUTE
@@ -122,9 +125,10 @@ async def test_records_that_are_all_of_the_future_come_as_late_as_any(
     async with late(broker, name) as reader:
         assert await reader.warm() == []
         broker.produce(name, [quote(n, NOW + 3 * DAY) for n in range(count)])
-        await asyncio.sleep(TURNS_S)  # the end of the topic is seen, and some of it is fetched
+        reader.clock.time = NOW + MINUTE
+        await asyncio.sleep(TURNS_S)  # some of it was fetched, and the end of the topic is seen now
         await reader.turn(NOW + DELAY - 1000, [])
-        await reader.turn(NOW + DELAY, range(count))
+        await reader.turn(NOW + MINUTE + DELAY, range(count))
 
 
 async def test_what_comes_last_is_not_let_out_where_reading_begins_with_it(broker: Broker, topic: MakeTopic) -> None:
@@ -145,6 +149,26 @@ async def test_reading_from_the_latest_begins_with_what_was_the_latest_then(
         assert await reader.warm() == []
         assert reader.feed.stats.lag in {0, None}
         await reader.turn(NOW + 10 * MINUTE, [1, 2])
+
+
+def test_a_server_is_ready_once_it_has_read_what_is_due_and_goes_on_late(broker: Broker, topic: MakeTopic) -> None:
+    name = topic(2)
+    broker.produce(name, [quote(n, NOW + n * S, f"S{n % 2}")._replace(partition=n % 2) for n in range(1000)])
+    with serving(f"kafka://{broker.bootstrap}/{name}?start=earliest", flags=("--delays", "0.05")) as server:
+        feeds = server.get("/readyz").json()["feeds"]
+        assert list(feeds) == ["kafka", "kafka~3s"]
+        broker.produce(name, [quote(2000)])
+        produced = time.monotonic()
+        while True:
+            feeds = server.get("/readyz").json()["feeds"]
+            since_ms, age_ms = (time.monotonic() - produced) * 1000, feeds["kafka~3s"]["age_ms"]
+            if age_ms < since_ms - 500:  # it has come, late
+                break
+            assert since_ms < WAIT_S_MAX * 1000
+            time.sleep(0.02)
+        assert since_ms - age_ms > 2500
+        assert (feeds["kafka~3s"]["state"], feeds["kafka~3s"]["lag"]) == ("live", 0)
+        assert server.stop() == 0
 
 
 # -- the state that a service had then -----------------------------------------------------------------------------
