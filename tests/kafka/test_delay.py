@@ -15,7 +15,7 @@ from aiokafka.partitioner import murmur2
 
 from feeds.feed import Lateness
 from feeds.kafka.feed import RECORDS_MAX
-from feeds.kafka.holding import Holding
+from feeds.kafka.holding import Holding, Seen
 from feeds.kafka.merging import Block
 from feeds.kafka.setup import Setup
 from feeds.spec import open_feed
@@ -120,13 +120,20 @@ async def test_a_record_of_the_future_comes_so_long_after_it_was_there_and_no_ea
 async def test_records_that_are_all_of_the_future_come_as_late_as_any(
     broker: Broker, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks, note = list[tuple[int, int]](), Seen.note
+
+    def noted(seen: Seen, end: int, now: int) -> None:
+        note(seen, end, now)
+        looks.append((end, now))
+
+    monkeypatch.setattr(Seen, "note", noted)
     monkeypatch.setattr("feeds.kafka.feed.LOOK_S", 0.05)
     name, count = topic(), 4 * RECORDS_MAX
     async with late(broker, name) as reader:
         assert await reader.warm() == []
         broker.produce(name, [quote(n, NOW + 3 * DAY) for n in range(count)])
         reader.clock.time = NOW + MINUTE
-        await asyncio.sleep(TURNS_S)  # some of it was fetched, and the end of the topic is seen now
+        await reader.until(lambda: (count, NOW + MINUTE) in looks)  # though only some of it was fetched
         await reader.turn(NOW + DELAY - 1000, [])
         await reader.turn(NOW + MINUTE + DELAY, range(count))
 

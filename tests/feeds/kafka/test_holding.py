@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+from aiokafka import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feeds.kafka.consumer import block_of
 from feeds.kafka.holding import SEEN_MAX, Holding, Seen
 from feeds.kafka.merging import Block
 from feeds.ticks import NO_TIME
@@ -124,6 +126,19 @@ def test_no_record_goes_early_and_each_goes_once_in_its_order(data: st.DataObjec
             told[part] += places
     assert told == [list(range(OFFSET_0, OFFSET_0 + count)) for count in fetched]
     assert len(holding) == 0
+
+
+def test_a_log_time_of_another_unit_is_none_and_never_an_old_one() -> None:
+    of_unit = {
+        "s": 1_700_000_000,
+        "ms": 1_700_000_000_000,
+        "µs": 1_700_000_000_000_000,
+        "ns": 1_700_000_000_000_000_000,
+    }
+    for unit, time in of_unit.items():
+        record = ConsumerRecord("t", 0, OFFSET_0, time, 0, None, b"", None, 0, 0, ())
+        [known] = block_of([record], 1).time.tolist()
+        assert known == (time * 1000 if unit in {"s", "ms"} else NO_TIME)
 
 
 def test_a_block_that_is_held_keeps_its_own_times() -> None:
