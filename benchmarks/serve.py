@@ -17,7 +17,7 @@ import numpy as np
 
 from feeds import options
 from feeds.clock import Clock
-from feeds.feed import FeedStats
+from feeds.feed import FeedStats, Lateness
 from feeds.simulated import open_simulated, symbol_names
 from feeds.spec import SCHEMES
 from feeds.ticks import NO_TIME, QUOTE, Symbols, Ticks
@@ -27,7 +27,7 @@ from ticker.cli import main
 BATCHES: Final = 1
 
 
-def open_even(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -> Even:
+def open_even(spec: options.Spec, symbols: Symbols, name: str, clock: Clock, _: Lateness) -> Even:
     count = spec.option("symbols", 500, options.whole(1, 100_000), "a whole number from 1")
     hz = spec.option("hz", 10, options.whole(1, 1000), "a whole number from 1")
     spec.done()
@@ -87,7 +87,7 @@ def quotes(rows: np.typing.NDArray[np.int64], number: int, turn: int, now: int) 
     )
 
 
-def open_stamped(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -> Stamped:
+def open_stamped(spec: options.Spec, symbols: Symbols, name: str, clock: Clock, _: Lateness) -> Stamped:
     return Stamped(open_simulated(spec, symbols, name, clock), clock)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from feeds.ticks import Ints, Ticks
 
@@ -49,6 +49,35 @@ class Resumable(Protocol):
 
         To be called before the feed is iterated.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How a feed is one of several of the same log that are served with different delays.
+
+    What a feed brings, it brings `delay_us` after the one without a delay does, never before. Where that is by a
+    schedule of its own, it is the same schedule for all of them: the feed without a delay begins it at `begun`, in
+    microseconds of the clock that is not late, or when it is first iterated where that is None.
+    """
+
+    delay_us: int = 0
+    begun: int | None = None
+
+    def begin(self, now: int) -> int:
+        """When the schedule of a feed begins that is first iterated at `now`: both by its own clock, the late one."""
+        return now + self.delay_us if self.begun is None else self.begun
+
+    @property
+    def suffix(self) -> str:
+        """What a late feed's epoch and name end with, so that they are never those of another delay: ``~900s``."""
+        if not self.delay_us:
+            return ""
+        delay_ms = self.delay_us // 1000
+        return f"~{delay_ms}ms" if delay_ms % 1000 else f"~{delay_ms // 1000}s"
+
+
+#: A feed that is not late.
+ON_TIME: Final = Lateness()
 
 
 class Feed(Protocol):

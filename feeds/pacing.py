@@ -24,19 +24,27 @@ CLOSE_WAIT_S: Final = 0.5
 #: How often a thread that has no room looks whether its loop was closed under it.
 LOOK_S: Final = 1.0
 
+#: Why a feed that is to be late must be paced: what comes as fast as it is taken might overtake the one without a delay.
+UNPACED: Final = (
+    "speed: expected a multiple of real time with a delay, was max: what has no pace cannot be late by a time"
+)
+
 
 class Schedule:
     """Lets ticks out at `speed` times real time, the first at once; at once all of them where `speed` is None.
 
     When a tick is due is reckoned from the first tick's time, or from `start`, a tick's time that is the clock's as well:
-    being late once delays nothing after it.
+    being late once delays nothing after it. The first tick is due at `begin` of the clock, where that is given.
     """
 
-    def __init__(self, clock: Clock, speed: float | None, start: int | None = None) -> None:
+    def __init__(
+        self, clock: Clock, speed: float | None, start: int | None = None, *, begin: int | None = None
+    ) -> None:
         self._clock = clock
         self._speed = speed
         self._first = start
         self._began = start or 0
+        self._begin = begin
         self._woke = 0
 
     async def due(self, time: Ints, start: int) -> int:
@@ -48,7 +56,7 @@ class Schedule:
             await self._clock.sleep_until(self._clock.now())
             return len(time)
         if self._first is None:
-            self._first, self._began = int(time[start]), self._clock.now()
+            self._first, self._began = int(time[start]), self._clock.now() if self._begin is None else self._begin
         due = self._began + int((int(time[start]) - self._first) / self._speed)
         if due > self._clock.now() - GRAIN_US:
             due = max(due, self._woke + GRAIN_US)

@@ -24,11 +24,11 @@ from feeds import options
 from feeds.blocks import NEVER, Claims
 from feeds.clock import Clock
 from feeds.decode import any_key
-from feeds.feed import FeedError, FeedStats
+from feeds.feed import ON_TIME, FeedError, FeedStats, Lateness
 from feeds.fields import FIELDS
 from feeds.log import Log, Tally
 from feeds.merge import Timed
-from feeds.pacing import Schedule, ahead
+from feeds.pacing import UNPACED, Schedule, ahead
 from feeds.readers import is_recording
 from feeds.ticks import NO_TIME, REFUSED, Ints, Symbols, Ticks
 
@@ -51,8 +51,8 @@ class Settings:
     renamed: Mapping[str, str]
 
 
-def open_replay(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -> Replay:
-    """The feed of ``replay:PATH?speed=&loop=&from=&to=&symbols=&map=``. Raises FeedError."""
+def open_replay(spec: options.Spec, symbols: Symbols, name: str, clock: Clock, lateness: Lateness = ON_TIME) -> Replay:
+    """The feed of ``replay:PATH?speed=&loop=&from=&to=&symbols=&map=``, by a clock that is as late. Raises FeedError."""
     when = "a time in ISO 8601 or since 1970"
     settings = Settings(
         key=spec.option("symbols", any_key, matcher, "keys or shell patterns, separated by commas"),
@@ -65,7 +65,9 @@ def open_replay(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -
     spec.done()
     if settings.start_us >= settings.end_us:
         raise spec.error("to: expected a time later than from")
-    return Replay(find_files(spec.path), settings, symbols, name=name, clock=clock)
+    if lateness.delay_us and settings.speed is None:
+        raise spec.error(UNPACED)
+    return Replay(find_files(spec.path), settings, symbols, name=name, clock=clock, lateness=lateness)
 
 
 def matcher(text: str) -> Callable[[str], bool]:
@@ -116,12 +118,22 @@ class Replay:
     closed = False
     trouble = None
 
-    def __init__(self, files: list[Path], settings: Settings, symbols: Symbols, *, name: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        settings: Settings,
+        symbols: Symbols,
+        *,
+        name: str,
+        clock: Clock,
+        lateness: Lateness = ON_TIME,
+    ) -> None:
         self.name = name
-        self.epoch = f"replay-{secrets.token_hex(4)}"
+        self.epoch = f"replay-{secrets.token_hex(4)}{lateness.suffix}"
         self.stats = FeedStats()
         self._settings = settings
         self._clock = clock
+        self._lateness = lateness
         self._log = Log(files, key=settings.key, renamed=settings.renamed)
         self._claims = Claims(self._log.symbols.names, symbols, symbols.part(name))
         self._refusals_said = 0
@@ -129,10 +141,12 @@ class Replay:
 
     @property
     def warm(self) -> bool:
-        return self.stats.ticks > 0
+        return self.stats.ticks > 0 or self._lateness.delay_us > 0  # of what is to come, nothing was due at the start
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
-        schedule = Schedule(self._clock, self._settings.speed)
+        late = self._lateness
+        begin = None if late == ON_TIME else late.begin(self._clock.now())
+        schedule = Schedule(self._clock, self._settings.speed, begin=begin)
         async with aclosing(ahead(self._batches(), BATCHES_AHEAD)) as batches:
             async for batch in batches:
                 start = 0

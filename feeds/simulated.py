@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from feeds import options
 from feeds.clock import Clock
-from feeds.feed import FeedStats
-from feeds.pacing import Schedule
+from feeds.feed import ON_TIME, FeedStats, Lateness
+from feeds.pacing import UNPACED, Schedule
 from feeds.ticks import BUY, NO_SIDE, QUOTE, SELL, TRADE, Floats, Ints, Symbols, Ticks
 
 SYMBOLS_MAX: Final = 100_000
@@ -43,8 +43,10 @@ class Settings:
     paced: bool = True
 
 
-def open_simulated(spec: options.Spec, symbols: Symbols, name: str, clock: Clock) -> Simulated:
-    """The feed of ``sim:?symbols=&rate=&seed=&start=&speed=``. Raises FeedError."""
+def open_simulated(
+    spec: options.Spec, symbols: Symbols, name: str, clock: Clock, lateness: Lateness = ON_TIME
+) -> Simulated:
+    """The feed of ``sim:?symbols=&rate=&seed=&start=&speed=``, by a clock that is as late. Raises FeedError."""
     if spec.path:
         raise spec.error(f"expected options alone, as in sim:?symbols=500, was {spec.path!r}")
     settings = Settings(
@@ -55,7 +57,9 @@ def open_simulated(spec: options.Spec, symbols: Symbols, name: str, clock: Clock
         paced=spec.option("speed", True, _paced, "1 or max"),
     )
     spec.done()
-    return Simulated(settings, symbols, name=name, clock=clock)
+    if lateness.delay_us and not settings.paced:
+        raise spec.error(UNPACED)
+    return Simulated(settings, symbols, name=name, clock=clock, lateness=lateness)
 
 
 def _rate(text: str) -> float:
@@ -77,33 +81,38 @@ class Simulated:
     closed = True
     trouble = None
 
-    def __init__(self, settings: Settings, symbols: Symbols, *, name: str, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, symbols: Symbols, *, name: str, clock: Clock, lateness: Lateness = ON_TIME
+    ) -> None:
         self.name = name
-        self.epoch = f"sim-{secrets.token_hex(4)}"
+        self.epoch = f"sim-{secrets.token_hex(4)}{lateness.suffix}"
         self.stats = FeedStats()
         self._settings = settings
         self._clock = clock
+        self._lateness = lateness
         self._rows = symbols.claim_all(symbol_names(settings.symbols), symbols.part(name))
 
     @property
     def warm(self) -> bool:
-        return self.stats.ticks > 0
+        return self.stats.ticks > 0 or self._lateness.delay_us > 0  # of what is to come, nothing was due at the start
 
     async def __aiter__(self) -> AsyncGenerator[Ticks]:
         settings = self._settings
-        now = self._clock.now()
-        market = Market(settings, self._rows, now if settings.start_us is None else settings.start_us)
-        schedule = Schedule(self._clock, 1.0 if settings.paced else None, now if settings.start_us is None else None)
+        begin = self._lateness.begin(self._clock.now())
+        market = Market(settings, self._rows, begin if settings.start_us is None else settings.start_us)
+        schedule = Schedule(
+            self._clock, 1.0 if settings.paced else None, begin if settings.start_us is None else None, begin=begin
+        )
         while True:
             chunk = market.chunk()
-            begin = 0
-            while begin < len(chunk):
-                end = await schedule.due(chunk.ts_recv, begin)
-                ticks = chunk[begin:end]
+            first = 0
+            while first < len(chunk):
+                end = await schedule.due(chunk.ts_recv, first)
+                ticks = chunk[first:end]
                 ticks = ticks[ticks.row >= 0]  # another feed may own a symbol of this name
                 self.stats.ticks += len(ticks)
-                self.stats.refused += end - begin - len(ticks)
-                begin = end
+                self.stats.refused += end - first - len(ticks)
+                first = end
                 if len(ticks):
                     yield ticks
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from feeds.clock import Clock, WallClock
-from feeds.feed import Feed
+from feeds.clock import Behind, Clock, WallClock
+from feeds.feed import ON_TIME, Feed, Lateness
 from feeds.kafka.address import Address
 from feeds.kafka.setup import Setup
 from feeds.options import Spec
@@ -16,17 +16,19 @@ from feeds.replay import open_replay
 from feeds.simulated import open_simulated
 from feeds.ticks import Symbols
 
-#: Opens a feed from the spec, the symbols it may claim from, its name and its clock; raises FeedError.
-Opener = Callable[[Spec, Symbols, str, Clock], Feed]
+#: Opens a feed from the spec, the symbols it may claim from, its name, its clock and how late that is; raises FeedError.
+Opener = Callable[[Spec, Symbols, str, Clock, Lateness], Feed]
 
 DEFAULTS: Final = Setup()
 
 
-def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, setup: Setup = DEFAULTS) -> Feed:
+def open_kafka(
+    spec: Spec, symbols: Symbols, name: str, clock: Clock, lateness: Lateness = ON_TIME, setup: Setup = DEFAULTS
+) -> Feed:
     """The feed of ``kafka://``; who reads no topic need not load its client."""
     from feeds.kafka import feed  # noqa: PLC0415
 
-    return feed.open_kafka(spec, symbols, name, clock, setup)
+    return feed.open_kafka(spec, symbols, name, clock, lateness, setup)
 
 
 def open_topic(address: Address, setup: Setup, start: int, symbols: Symbols, name: str, clock: Clock) -> Feed:
@@ -43,11 +45,17 @@ SCHEMES: Final[Mapping[str, Opener]] = {"sim": open_simulated, "replay": open_re
 
 
 def open_feed(
-    spec: str, symbols: Symbols, *, name: str | None = None, clock: Clock | None = None, kafka: Setup | None = None
+    spec: str,
+    symbols: Symbols,
+    *,
+    name: str | None = None,
+    clock: Clock | None = None,
+    kafka: Setup | None = None,
+    lateness: Lateness = ON_TIME,
 ) -> Feed:
     """The feed that `spec` tells of, named `name` or else by its scheme. It brings nothing until it is iterated.
 
-    `kafka` is how every topic is read. Raises FeedError, one line that says what was expected and what came, or names
+    `kafka` is how every topic is read; `clock` is that of all feeds: one that is late keeps one behind it. Raises FeedError, one line that says what was expected and what came, or names
     the file and the cause.
     """
     parsed = Spec(spec)
@@ -56,4 +64,7 @@ def open_feed(
         raise parsed.error(f"expected one of {', '.join(f'{scheme}:' for scheme in SCHEMES)}")
     if opener is open_kafka and kafka is not None:
         opener = partial(open_kafka, setup=kafka)
-    return opener(parsed, symbols, name or parsed.scheme, clock or WallClock())
+    own = clock or WallClock()
+    if lateness.delay_us:
+        own = Behind(own, lateness.delay_us)
+    return opener(parsed, symbols, name or parsed.scheme + lateness.suffix, own, lateness)

@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.errors ticker.settings ticker.mirror",
         "feeds.ticks feeds.clock",
         "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed feeds.parts feeds.blocks feeds.kafka.merging",
-        "feeds.decode feeds.spans feeds.options feeds.encode feeds.ordering feeds.kafka.setup feeds.kafka.outage",
+        "feeds.decode feeds.spans feeds.options feeds.encode feeds.ordering feeds.kafka.setup feeds.kafka.outage feeds.kafka.holding",
         "feeds.objects feeds.vendors feeds.kafka.address feeds.kafka.cluster",
         "feeds.jsonlines feeds.values feeds.capture feeds.dbn feeds.kafka.partitions feeds.kafka.consumer",
         "feeds.csvlines",
@@ -42,6 +42,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.heads ticker.draining",
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
+        "ticker.tiers",
         "ticker.entry",
         "ticker.http ticker.page",
         "ticker.replay_app",
@@ -54,7 +55,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
 PURE = frozenset(
     (
         *("feeds.ticks", "feeds.convert", "feeds.fields", "feeds.decode", "feeds.jsonlines", "feeds.merge"),
-        *("feeds.objects", "feeds.values", "feeds.kafka.merging"),
+        *("feeds.objects", "feeds.values", "feeds.kafka.merging", "feeds.kafka.holding"),
         *("ticker.errors", "ticker.settings", "ticker.quotes", "ticker.protocol", "ticker.session", "ticker.paces"),
         *("feeds.spans", "feeds.vendors"),
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),

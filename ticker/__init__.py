@@ -9,6 +9,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
     entry       who comes in: the token, what it grants, and which service serves that
     credentials the key files, read anew when they change
+    tiers       the live service, and one for each delay
     service     the clock: feeds into the table, rounds out of the hub
     replays     all replays, over the sources that there are
     recorded    one of recorded files: seek, step, checkpoints

@@ -29,7 +29,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from feeds.clock import WallClock
-from feeds.feed import Feed, FeedError, Resumable
+from feeds.feed import ON_TIME, Feed, FeedError, Lateness, Resumable
 from feeds.fields import FIELDS
 from feeds.kafka.address import Address, destination
 from feeds.kafka.address import parse as address
@@ -46,8 +46,8 @@ from ticker.heads import HEAD_BYTES_MAX, HeadProtocol
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
 from ticker.server import create_app, send_away, stop
-from ticker.service import Service
 from ticker.settings import Settings, flag, session_start_us, variable
+from ticker.tiers import Tiers, open_tiers
 from ticker.transport import StreamProtocol
 
 log: Final = logging.getLogger(__name__)
@@ -151,15 +151,14 @@ def serve(specs: Sequence[str], sources: Sequence[str], **values: Any) -> int:
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
     _log_to_stderr(settings.log_level)
-    symbols, clock = Symbols(), WallClock()
-    feeds = _open_feeds(specs or [SIMULATED], symbols, clock, kafka)
+    clock = WallClock()
+    tiers = open_tiers(settings, clock, partial(_open_feeds, specs or [SIMULATED], clock, kafka))
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
     credentials = _credentials(settings)
     listener = _listen(settings)
     _warn_if_open(settings, credentials)
     _allow_descriptors(settings)
-    service = Service(settings, symbols, feeds, clock)
-    return _run(service, replays, credentials, listener)
+    return _run(tiers, replays, credentials, listener)
 
 
 @cli.command()
@@ -212,7 +211,7 @@ def record(specs: Sequence[str], folder: Path, part_mb: float, part_s: float, lo
         raise click.UsageError(
             "expected one --feed: another one takes a recorder of its own, into the same folder or not"
         )
-    feed = _open_feeds(specs, symbols, clock, _settings(values)[1])[0]
+    feed = _open_feeds(specs, clock, _settings(values)[1], symbols)[0]
     limits = Limits(part_bytes=int(part_mb * MB), part_us=int(part_s * 1e6))
     try:
         recorder = Recorder(folder, symbols, feed.name, limits, clock.now)
@@ -330,7 +329,7 @@ def produce(
             given = {name for name in how if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
             if len(files) > 1 or given:
                 raise click.UsageError("expected files, or one feed alone, whose options are in it: sim:?speed=max")
-            feed = _open_feeds(files, symbols, clock, kafka)[0]
+            feed = _open_feeds(files, clock, kafka, symbols)[0]
             if isinstance(feed, Resumable):
                 feed.go_on({})  # what was produced cannot be taken back
         else:
@@ -577,15 +576,18 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _open_feeds(specs: Sequence[str], symbols: Symbols, clock: WallClock, kafka: Setup) -> list[Feed]:
-    """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on."""
+def _open_feeds(
+    specs: Sequence[str], clock: WallClock, kafka: Setup, symbols: Symbols, lateness: Lateness = ON_TIME
+) -> list[Feed]:
+    """The feeds of `specs`, named by their schemes: `replay`, `replay-2`, and so on; `replay~900s` of those that are late."""
     count: Counter[str] = Counter()
     feeds = []
     for spec in specs:
         try:
             name = spec.partition(":")[0]
             count[name] += 1
-            feeds.append(open_feed(spec, symbols, name=_nth(name, count[name]), clock=clock, kafka=kafka))
+            own = _nth(name, count[name]) + lateness.suffix
+            feeds.append(open_feed(spec, symbols, name=own, clock=clock, kafka=kafka, lateness=lateness))
         except FeedError as error:
             raise click.UsageError(str(error)) from None
     return feeds
@@ -638,10 +640,10 @@ def _program() -> str:
     return "ticker" if shutil.which("ticker") == program else program
 
 
-def _run(service: Service, replays: Replays | None, credentials: Credentials, listener: socket.socket) -> int:
+def _run(tiers: Tiers, replays: Replays | None, credentials: Credentials, listener: socket.socket) -> int:
     """Serve until told to stop; 0 then."""
-    settings = service.settings
-    app = create_app(service, replays, credentials)
+    settings = tiers.live.settings
+    app = create_app(tiers, replays, credentials)
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -671,9 +673,9 @@ def _run(service: Service, replays: Replays | None, credentials: Credentials, li
     server = Server(config, partial(send_away, app), partial(stop, app))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.before_and_after)
-    _invite(listener, service.table.symbols)
+    _invite(listener, tiers.live.table.symbols)
     server.run(sockets=[listener])
-    return 1 if service.failed else 0
+    return 1 if tiers.live.failed else 0
 
 
 class Server(uvicorn.Server):

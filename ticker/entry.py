@@ -17,6 +17,7 @@ from ticker.errors import Code, RequestError
 from ticker.gate import Gate, RefusalError
 from ticker.protocol import Auth, encode, error, parse
 from ticker.service import Service
+from ticker.tiers import Tiers
 
 log: Final = logging.getLogger(__name__)
 
@@ -40,14 +41,12 @@ def credentials_of(connection: HTTPConnection) -> Credentials:
 
 def service_of(connection: HTTPConnection, grant: Grant = OPEN) -> Service:
     """The service that serves `grant`. Raises RequestError where data as late as that is not served."""
-    service: Service = connection.app.state.service
-    if grant.delay_ms:
-        raise RequestError(Code.NOT_ENTITLED, f"expected a grant of data that is served here, was {_minutes(grant)}")
+    tiers: Tiers = connection.app.state.tiers
+    service = tiers.of(grant.delay_ms)
+    if service is None:
+        late = f"{grant.rights.delay_minutes:g} minutes late"
+        raise RequestError(Code.NOT_ENTITLED, f"expected a grant of data that is served here, was one of data {late}")
     return service
-
-
-def _minutes(grant: Grant) -> str:
-    return f"one of data {grant.rights.delay_minutes:g} minutes late"
 
 
 def gate_of(connection: HTTPConnection) -> Gate:

@@ -44,9 +44,18 @@ class Hub:
     """All clients and lanes over one table."""
 
     def __init__(
-        self, table: QuoteTable, settings: Settings, epochs: Mapping[str, str], *, closed: bool = False
+        self,
+        table: QuoteTable,
+        settings: Settings,
+        epochs: Mapping[str, str],
+        *,
+        closed: bool = False,
+        delay_ms: int = 0,
     ) -> None:
-        """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known."""
+        """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known.
+
+        `delay_ms` is how late the data is, as clients are told.
+        """
         self.table = table
         self.settings = settings
         self.clients: dict[Client, None] = {}
@@ -57,6 +66,7 @@ class Hub:
         self.journal_paces: dict[JournalKey, JournalPace] = {}
         self._epochs = epochs
         self._closed = closed
+        self._delay_ms = delay_ms
         self.directory = Directory(table)
         #: Those of clients who are entitled to some symbols alone, by the names and patterns of these.
         self._directories: WeakValueDictionary[tuple[str, ...], Directory] = WeakValueDictionary()
@@ -114,6 +124,7 @@ class Hub:
             control=control,
             grant=grant,
             check=check,
+            delay_us=self._delay_ms * 1000,
         )
         self._joined += 1
         client = Client(session, outlet, self._joined % HEARTBEAT_SLOTS)
@@ -126,7 +137,7 @@ class Hub:
             "ts": self._ts,
             "heartbeat_ms": settings.heartbeat_ms,
             "interval_ms": session.interval_ms,
-            "delay_ms": 0,
+            "delay_ms": self._delay_ms,
             "limits": {
                 "symbols": session.symbols_max,
                 "patterns": settings.patterns_max,
@@ -254,7 +265,7 @@ class Hub:
             encoding = client.outlet.encoding
             if encoding not in encoded:
                 encoded[encoding] = encoding.whole(payload)
-            if client.session.grant.ended(now):
+            if client.session.grant.ended(now + self._delay_ms * 1000):
                 self._end_grant(client, "the token has expired")
             elif not client.outlet.offer(encoded[encoding]):
                 self._look_after(client, now)

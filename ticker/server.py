@@ -30,6 +30,7 @@ from ticker.replays import Replays
 from ticker.service import Service
 from ticker.settings import Settings
 from ticker.streams import nowhere, replay, stream
+from ticker.tiers import Tiers
 
 log: Final = logging.getLogger(__name__)
 
@@ -37,16 +38,20 @@ log: Final = logging.getLogger(__name__)
 STATS_SHOWN: Final = 100
 
 
-def create_app(service: Service, replays: Replays | None = None, credentials: Credentials | None = None) -> Starlette:
-    """The application that serves `service` and `replays`, and keeps both running for as long as it is up itself.
+def create_app(
+    serves: Service | Tiers, replays: Replays | None = None, credentials: Credentials | None = None
+) -> Starlette:
+    """The application that serves one service or several tiers, and `replays`, and keeps all running for as long as it is up.
 
     `credentials` say who may see what; everybody may see everything where they ask for no token.
     """
+    tiers = serves if isinstance(serves, Tiers) else Tiers([serves])
+    service = tiers.live
     credentials = credentials or Credentials(Settings())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        running = asyncio.create_task(service.run(), name="service")
+        running = asyncio.create_task(tiers.run(), name="service")
         running.add_done_callback(partial(_end_with, service))
         beating = asyncio.create_task(replays.run(), name="replays") if replays else None
         watching = asyncio.create_task(credentials.watch(partial(_end_grants, app)), name="keys")
@@ -78,7 +83,7 @@ def create_app(service: Service, replays: Replays | None = None, credentials: Cr
         exception_handlers={RequestError: refused, RefusalError: refused},
         lifespan=lifespan,
     )
-    app.state.service = service
+    app.state.tiers = tiers
     app.state.replays = replays
     app.state.credentials = credentials
     app.state.gate = Gate(service.settings, service.clock.now())
@@ -87,9 +92,9 @@ def create_app(service: Service, replays: Replays | None = None, credentials: Cr
 
 def hubs_of(app: Starlette) -> list[tuple[str, Hub]]:
     """All hubs of an application, with the mode that each serves."""
-    service, replays = app.state.service, app.state.replays
-    played = replays.replays.values() if replays else ()
-    return [("live", service.hub), *(("replay", replay.hub) for replay in played)]
+    tiers, replays = app.state.tiers, app.state.replays
+    served = [("delayed" if service.delay_ms else "live", service.hub) for service in tiers]
+    return served + [("replay", replay.hub) for replay in (replays.replays.values() if replays else ())]
 
 
 # -- endings -------------------------------------------------------------------------------------------------------
@@ -97,7 +102,7 @@ def hubs_of(app: Starlette) -> list[tuple[str, Hub]]:
 
 async def send_away(app: Starlette) -> None:
     """Let nobody in any more, and send all clients away, in the time that the settings give."""
-    service: Service = app.state.service
+    service: Service = app.state.tiers.live
     if not service.failed:
         settings = service.settings
         times = {"delay_s": settings.drain_delay_s, "spread_s": settings.drain_spread_s}
@@ -107,7 +112,7 @@ async def send_away(app: Starlette) -> None:
 def stop(app: Starlette) -> None:
     """Tell every client to come back elsewhere or later. Nothing is sent to any after that."""
     app.state.gate.draining = True
-    app.state.service.stop()
+    app.state.tiers.stop()
     if app.state.replays:
         app.state.replays.dismiss()
 
@@ -147,6 +152,6 @@ async def livez(_: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """`/readyz`: whether traffic may come, and how each feed is."""
-    service = service_of(request)
-    ready = service.ready and not gate_of(request).draining
-    return json({"ready": ready, "feeds": service.feeds_at(service.clock.now())}, 200 if ready else 503)
+    tiers: Tiers = request.app.state.tiers
+    ready = tiers.ready and not gate_of(request).draining
+    return json({"ready": ready, "feeds": tiers.feeds_at()}, 200 if ready else 503)

@@ -27,13 +27,21 @@ log: Final = logging.getLogger(__name__)
 class Service:
     """Feeds, table and hub, kept going by `run`."""
 
-    def __init__(self, settings: Settings, symbols: Symbols, feeds: Sequence[Feed], clock: Clock) -> None:
-        """`feeds` have names of their own and claim their rows in `symbols`."""
+    def __init__(
+        self, settings: Settings, symbols: Symbols, feeds: Sequence[Feed], clock: Clock, delay_ms: int = 0
+    ) -> None:
+        """`feeds` have names of their own and claim their rows in `symbols`.
+
+        Where the data is `delay_ms` late, so are the feeds and `clock`: all times that clients are told are those of
+        the data, and no round knows of any delay.
+        """
         self.settings = settings
+        #: The time of the data, which is `delay_ms` behind the time of day.
         self.clock = clock
+        self.delay_ms = delay_ms
         self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
         self._epochs = {feed.name: feed.epoch for feed in feeds}
-        self.hub = Hub(self.table, settings, self._epochs, closed=all(feed.closed for feed in feeds))
+        self.hub = Hub(self.table, settings, self._epochs, closed=all(feed.closed for feed in feeds), delay_ms=delay_ms)
         self.health = {feed.name: FeedHealth(feed, settings.stale_ms) for feed in feeds}
         #: Set once the service is to end: whoever waits for news ends then.
         self.stopping = asyncio.Event()

@@ -129,7 +129,18 @@ class Session:
     """A client's subscriptions and limits."""
 
     __slots__ = (
-        *("_check", "_control", "_directory", "_epochs", "_inbound", "_pace", "_refusals", "_settings", "_symbols"),
+        *(
+            "_check",
+            "_control",
+            "_delay_us",
+            "_directory",
+            "_epochs",
+            "_inbound",
+            "_pace",
+            "_refusals",
+            "_settings",
+            "_symbols",
+        ),
         *("_table", "_violations", "awaited", "awaited_journals", "grant", "had", "heard", "journals", "quotes"),
     )
 
@@ -146,11 +157,13 @@ class Session:
         control: Control | None = None,
         grant: Grant = OPEN,
         check: Check | None = None,
+        delay_us: int = 0,
     ) -> None:
         """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known;
         `pace` gives the interval that is served for one that is asked for; `directory` is shared by all sessions that
         are entitled to the same symbols; `control` carries out commands to the clock, where there is one of its own;
-        `grant` is what the client may see, and `check` says what another token grants, where tokens are asked for.
+        `grant` is what the client may see, and `check` says what another token grants, where tokens are asked for, by
+        the time of day, which `now` is `delay_us` behind.
         """
         self._table = table
         self._symbols: Symbols = table.symbols
@@ -160,6 +173,7 @@ class Session:
         self._directory = directory or Directory(table, grant.rights.symbols)
         self._control = control or _refuse
         self._check = check
+        self._delay_us = delay_us
         #: What the client may see, and for how long.
         self.grant = grant
         #: Whether a message has come yet.
@@ -278,6 +292,7 @@ class Session:
 
     def _authenticate(self, command: Auth, now: int) -> dict[str, Any]:
         """Let the session last as long as another token says. Where no token is asked for, any will do."""
+        now += self._delay_us  # a token ends by the time of day
         if self._check is not None:
             grant = self._check(command.token, now)
             if not grant.renews(self.grant):

@@ -7,7 +7,11 @@ A flag beats the environment, the environment beats the default.
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Final
+
+#: Different delays at most, and the longest of them.
+DELAYS_MAX: Final = 4
+DELAY_MS_MAX: Final = 1440 * 60_000
 
 
 def _setting(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:
@@ -130,6 +134,7 @@ class Settings:
             if least is not None and not least <= value <= most:  # nor is NaN
                 raise ValueError(f"{setting.name}: expected {least} to {most}, was {value}")
         session_start_us(self.session_start)
+        delays_ms(self.delays)
 
 
 def session_start_us(text: str) -> int:
@@ -138,6 +143,24 @@ def session_start_us(text: str) -> int:
     if colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60:
         return (int(hours) * 60 + int(minutes)) * 60_000_000
     raise ValueError(f"session_start: expected a time of day such as 00:00 or 22:30, was {text!r}")
+
+
+def delays_ms(text: str) -> tuple[int, ...]:
+    """Minutes with commas between as whole milliseconds, the shortest first; ValueError for anything else."""
+    texts = text.split(",") if text.strip() else []
+    try:
+        found = sorted(round(float(minutes) * 60_000) for minutes in texts)
+    except (ValueError, OverflowError):  # no number; not a number, or without end
+        found = [0]
+    if not all(0 < delay_ms <= DELAY_MS_MAX for delay_ms in found):
+        raise ValueError(
+            f"delays: expected minutes above 0 and up to {DELAY_MS_MAX // 60_000}, such as 15 or 15,60, was {text!r}"
+        )
+    if len(set(found)) < len(found):
+        raise ValueError(f"delays: expected each once, was {text!r}")
+    if len(found) > DELAYS_MAX:
+        raise ValueError(f"delays: expected {DELAYS_MAX} at most, as each reads every feed once more, was {text!r}")
+    return tuple(found)
 
 
 def flag(setting: Field[Any]) -> str:

@@ -29,6 +29,8 @@ PARTITION_BYTES_MAX: Final = 1 << 20
 #: where one partition has much to catch up with and another nothing, the one waits for the other.
 FETCH_WAIT_MS: Final = 50
 REQUEST_MS_MAX: Final = 5000
+#: A log time past this is none: of another unit than milliseconds, maybe, and no longer a number of microseconds.
+TIME_MS_MAX: Final = 2**53 // 1000
 STOP_S_MAX: Final = 2.0
 #: What a consumer takes to let its requests go, well counted.
 LET_GO_S: Final = 0.02
@@ -90,5 +92,5 @@ def block_of(records: Sequence[ConsumerRecord], part: int) -> Block:
         [record.key for record in records],
         np.full(count, part),
         offset,
-        np.where(time_ms < 0, NO_TIME, time_ms * 1000),
+        np.where((time_ms < 0) | (time_ms > TIME_MS_MAX), NO_TIME, time_ms * 1000),
     )

@@ -6,6 +6,9 @@ Whatever stands in the way, it begins anew from the top after a while, with the 
 a symbol in several partitions begins once more, and takes all partitions in the order of their records' times: keys have moved
 between them then, and what came first is to be told first. Everything runs on the event loop, in turns of a few
 milliseconds: a thread that decodes would make the loop wait for the interpreter.
+
+A late feed keeps a clock behind, and holds back what has been fetched until that clock is there. It warms up to where the clock
+was when reading began, and takes all partitions in the order of their records' times for good: what it reads lies back.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -23,10 +26,11 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
 
 from feeds.clock import Clock
-from feeds.feed import Anew, FeedError, FeedStats, Held
+from feeds.feed import ON_TIME, Anew, FeedError, FeedStats, Held, Lateness
 from feeds.kafka.address import Address, Start, parse
 from feeds.kafka.cluster import Cluster, Lookout, Unavailable, reason
 from feeds.kafka.consumer import BROKEN, block_of, end_of, make, stop
+from feeds.kafka.holding import Holding, Seen
 from feeds.kafka.merging import Block, Merge, concat
 from feeds.kafka.outage import Outage
 from feeds.kafka.partitions import END, FIRST, Partition, begins, labels, since
@@ -58,11 +62,14 @@ REST_S_MIN, REST_S_MAX, RESTS = 0.001, 0.01, 3.0
 UNKNOWN: Final = "unknown"
 
 
-def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, setup: Setup) -> Kafka:
-    """The feed of ``kafka://host:port[,host:port]/topic[,topic]?start=&format=&map=``. Raises FeedError."""
+def open_kafka(spec: Spec, symbols: Symbols, name: str, clock: Clock, lateness: Lateness, setup: Setup) -> Kafka:
+    """The feed of ``kafka://host:port[,host:port]/topic[,topic]?start=&format=&map=``, by a clock that is as late.
+
+    Raises FeedError.
+    """
     address = parse(spec)
     setup.security.options()  # what is wrong with a file is said at once
-    return Kafka(address, setup, symbols, name=name, clock=clock)
+    return Kafka(address, setup, symbols, name=name, clock=clock, lateness=lateness)
 
 
 class Kafka:
@@ -70,15 +77,26 @@ class Kafka:
 
     closed = False
 
-    def __init__(self, address: Address, setup: Setup, symbols: Symbols, *, name: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        address: Address,
+        setup: Setup,
+        symbols: Symbols,
+        *,
+        name: str,
+        clock: Clock,
+        lateness: Lateness = ON_TIME,
+    ) -> None:
+        """`clock` is as late as `lateness` says."""
         self.name = name
-        self.epoch = UNKNOWN
+        self.epoch = UNKNOWN + lateness.suffix
         self.stats = FeedStats()
         self.warm = False
         self._address = address
         self._setup = setup
         self._symbols = symbols
         self._clock = clock
+        self._lateness = lateness
         self._reading = Reading(name, symbols, self.stats, format=address.format, renamed=address.renamed)
         self._lookout = Lookout(address.servers, address.topics, setup.security)
         self._outage = Outage(name)
@@ -95,6 +113,8 @@ class Kafka:
         self._in_order = False
         #: From when on the log has been read without a hole.
         self._since = NO_TIME
+        #: Of a late feed, since when the records of each part are known to have been there.
+        self._seen: dict[int, Seen] = {}
         #: What somebody has of the log already.
         self._held: Held = {}
 
@@ -171,7 +191,7 @@ class Kafka:
                     TopicPartition(topic.name, number), Partition(topic.name, number, part, added)
                 )
         self._cut_topics.clear()
-        self._cluster, self.epoch = cluster, cluster.epoch
+        self._cluster, self.epoch = cluster, cluster.epoch + self._lateness.suffix
         by_part = {partition.part: partition for partition in self._partitions.values()}
         self._reading.know(by_part, {topic.name: topic.partitions for topic in cluster.topics})
         return Anew(rows)
@@ -179,7 +199,10 @@ class Kafka:
     def _forget(self, topics: Collection[str]) -> Ints:
         """Give up what was read of `topics`; the rows that were theirs."""
         gone = [tp for tp in self._partitions if tp.topic in topics]
-        rows = self._symbols.owned_by([self._partitions.pop(tp).part for tp in gone])
+        parts = [self._partitions.pop(tp).part for tp in gone]
+        for part in parts:
+            self._seen.pop(part, None)
+        rows = self._symbols.owned_by(parts)
         self._reading.forget(rows)
         return rows
 
@@ -200,6 +223,8 @@ class Kafka:
             tp: FIRST if partition.added else begins(start, tp.topic in compacted, now, self._setup)
             for tp, partition in unread.items()
         }
+        if self._lateness.delay_us:  # what came last is not yet to be told
+            begin = {tp: now if at == END else at for tp, at in begin.items()}
         # The time of the first record that is read tells since when, where older ones are gone.
         asked = {tp: at // 1000 if isinstance(at, int) else 0 for tp, at in begin.items() if at != END}
         found = await consumer.offsets_for_times(asked) if asked else {}
@@ -220,24 +245,36 @@ class Kafka:
             partition.begin = partition.position = position
         self._read_topics.update(tp.topic for tp in unread)
         left = sum(max(0, partition.target - (partition.position or 0)) for partition in unread.values())
-        log.info("feed %s: reading %d partitions, %d records to catch up with", self.name, len(unread), left)
+        late_s = self._lateness.delay_us / 1e6
+        said = f"{left} records to catch up with" if not late_s else f"up to what came {late_s:g} s ago"
+        log.info("feed %s: reading %d partitions, %s", self.name, len(unread), said)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> AsyncGenerator[Ticks | Anew]:
         """Read on until the topics are others than they were."""
-        in_order = self._in_order and not self._caught_up
+        began = self._clock.now()
+        holding = self._hold()
+        in_order = holding is not None or (self._in_order and not self._caught_up)
         merge = Merge(partition.part for partition in self._partitions.values()) if in_order else None
+        if merge is not None and self._caught_up:  # nobody is waited for, yet what is there together is in order
+            merge.end_all()
         view = _View(self._cluster)
-        watching = asyncio.create_task(self._watch(view))
+        watching = asyncio.create_task(self._watch(consumer, view))
         checked = time.monotonic()
         try:
             while view.cluster == self._cluster and not self._cut_topics:
                 if not self._caught_up:
-                    merge = self._catch_up(merge)
+                    merge = self._catch_up(merge, holding)
                 self._reading.warming, self._reading.in_order = not self._caught_up, merge is not None
-                lots = _lots(await self._poll(consumer, merge), merge)
-                began, count = time.perf_counter(), 0
+                blocks = await self._poll(consumer, merge, holding)
+                if holding is not None:
+                    fetched = self._clock.now() + self._lateness.delay_us
+                    for part, block in blocks.items():
+                        holding.add(part, block, fetched)
+                    blocks = holding.take(self._clock.now() if self._caught_up else began)
+                lots = _lots(blocks, merge)
+                started, count = time.perf_counter(), 0
                 for place, block in enumerate(lots):
                     ticks = self._reading.ticks(block, self._since, self._clock.now())
                     if ticks is None:  # a key is in two partitions
@@ -257,19 +294,28 @@ class Kafka:
                 if not count:  # a poll that finds records in memory gives nobody else a turn
                     await asyncio.sleep(0)
                 if self._caught_up and 0 < count < RECORDS_MAX:
-                    spent_s = time.perf_counter() - began
+                    spent_s = time.perf_counter() - started
                     await asyncio.sleep(min(REST_S_MAX, max(REST_S_MIN, RESTS * spent_s)))
                 if not self._caught_up or time.monotonic() - checked >= CHECK_S:
                     checked = time.monotonic()
-                    await self._check(consumer, view, merge)
+                    await self._check(consumer, view, merge, holding)
                     if watching.done():
                         watching.result()
         finally:
-            if merge is not None:  # what was not given out is read again
-                for partition in self._partitions.values():
-                    partition.position = merge.holds.get(partition.part, partition.position)
+            holds = {**(holding.holds if holding else {}), **(merge.holds if merge else {})}  # a merge's come first
+            for partition in self._partitions.values():  # what was not given out is read again
+                partition.position = holds.get(partition.part, partition.position)
             watching.cancel()
             await asyncio.wait((watching,))
+
+    def _hold(self) -> Holding | None:
+        """What holds back records of a late feed."""
+        delay_us = self._lateness.delay_us
+        if not delay_us:
+            return None
+        for partition in self._partitions.values():
+            self._seen.setdefault(partition.part, Seen(delay_us))
+        return Holding(self._seen)
 
     def _excuse(self, held_up_s: float) -> None:
         """Whoever takes the ticks held reading up: no partition was asked meanwhile."""
@@ -303,19 +349,26 @@ class Kafka:
             by_part[part].position = position
         return False
 
-    async def _poll(self, consumer: AIOKafkaConsumer, merge: Merge | None) -> dict[int, Block]:
-        """What there is of each part, after a while at most."""
-        wanted: list[TopicPartition] = []  # all of them
+    async def _poll(self, consumer: AIOKafkaConsumer, merge: Merge | None, holding: Holding | None) -> dict[int, Block]:
+        """What there is of each part that more is wanted of, after a while at most."""
+        wanted, wait_ms = list(self._partitions), POLL_MS
         if merge is not None and len(merge) > HELD_MAX:  # some are far ahead of others
             hungry = set(merge.hungry)
-            wanted = [tp for tp, partition in self._partitions.items() if partition.part in hungry]
+            wanted = [tp for tp in wanted if self._partitions[tp].part in hungry]
+        if holding is not None:
+            wanted = [tp for tp in wanted if self._partitions[tp].part not in holding]
+            if self._caught_up and holding.due is not None:
+                wait_ms = min(POLL_MS, max(1, -(-(holding.due - self._clock.now()) // 1000)))
+        if not wanted:
+            await asyncio.sleep(wait_ms / 1000 if self._caught_up else 0)
+            return {}
         try:
-            got = await consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+            got = await consumer.getmany(*wanted, timeout_ms=wait_ms, max_records=RECORDS_MAX)
         except errors.OffsetOutOfRangeError as error:
             await self._find_place(consumer, error.args[0])
             return {}
         except BROKEN:
-            got = await self._poll_around(consumer)
+            got = await self._poll_around(consumer, wanted)
         blocks, heard = {}, time.monotonic()
         for tp, records in got.items():
             partition = self._partitions[tp]
@@ -323,8 +376,10 @@ class Kafka:
             blocks[partition.part] = block_of(records, partition.part)
         return blocks
 
-    async def _poll_around(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """What there is of each partition up to a batch that cannot be unpacked; past it, where it is the next.
+    async def _poll_around(
+        self, consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition]
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """What there is of each partition that is wanted up to a batch that cannot be unpacked; past it, where it is the next.
 
         The library forgets which partition that was, and what it had unpacked before; so each is asked alone, record by
         record.
@@ -333,6 +388,8 @@ class Kafka:
         for tp, partition in self._partitions.items():
             records: list[ConsumerRecord] = []
             consumer.seek(tp, partition.position)
+            if tp not in wanted:
+                continue
             try:
                 while len(records) < RECORDS_MAX and (more := await _one(consumer, tp)):
                     records += more
@@ -384,16 +441,22 @@ class Kafka:
             self.stats.skipped += oldest - offset - 1
         return max(offset + 1, oldest)
 
-    def _catch_up(self, merge: Merge | None) -> Merge | None:
-        """See which partitions have been read up to their ends, and wait for those no more; None once all have been."""
-        partitions = self._partitions.values()
+    def _catch_up(self, merge: Merge | None, holding: Holding | None) -> Merge | None:
+        """See which partitions have been read up to their ends, or to what is not due, and wait for those no more.
+
+        Returns what puts records in order from now on: None once all have been, where nothing is late.
+        """
+        warm = [
+            partition.part
+            for partition in self._partitions.values()
+            if partition.warm or (holding is not None and partition.part in holding)
+        ]
         if merge is not None:
-            for partition in partitions:
-                if partition.warm:
-                    merge.end(partition.part)
+            for part in warm:
+                merge.end(part)
             if merge.open or merge.holds:
                 return merge
-        self._caught_up = all(partition.warm for partition in partitions)
+        self._caught_up = len(warm) == len(self._partitions)
         if self._caught_up:
             self.warm, self._in_order = True, False
             broken = self.stats.rejected
@@ -402,16 +465,20 @@ class Kafka:
                 logging.WARNING if broken else logging.INFO,
                 *("feed %s: caught up, %d ticks so far%s", self.name, self.stats.ticks, said),
             )
-        return None
+        return None if holding is None else merge
 
-    async def _check(self, consumer: AIOKafkaConsumer, view: _View, merge: Merge | None) -> None:
+    async def _check(
+        self, consumer: AIOKafkaConsumer, view: _View, merge: Merge | None, holding: Holding | None
+    ) -> None:
         """See how far reading is behind, and that every partition is heard of. Raises Unavailable where none is."""
         now, wall_ms = time.monotonic(), time.time() * 1000
         lag, silent, every = 0, [], True
         for tp, partition in self._partitions.items():
             partition.position = max(partition.position or 0, await consumer.position(tp))
             end = end_of(consumer, tp)
-            lag += max(0, (partition.target if end is None else end) - partition.position)
+            end_ = partition.target if end is None else end
+            held = holding is not None and partition.part in holding  # then nothing that is due is left to be read
+            lag += 0 if held else max(0, min(end_, view.due.get(tp, end_)) - partition.position)
             polled_ms = consumer.last_poll_timestamp(tp)
             if polled_ms is None:
                 every = False
@@ -420,7 +487,7 @@ class Kafka:
                     partition.polled = True
                     partition.target = max(partition.target, end or 0) if partition.target else 0
                 partition.heard = max(partition.heard, now - max(0.0, wall_ms - polled_ms) / 1000)
-            if merge is not None and len(merge) > HELD_MAX:
+            if held or (merge is not None and len(merge) > HELD_MAX):
                 partition.heard = now  # little is asked of any for now
             if now - partition.heard > SILENT_S:
                 silent.append(partition)
@@ -434,15 +501,31 @@ class Kafka:
         elif every:
             self._outage.is_over()
 
-    async def _watch(self, view: _View) -> None:
-        """Look at the topics from time to time."""
+    async def _watch(self, consumer: AIOKafkaConsumer, view: _View) -> None:
+        """Look at the topics from time to time, and of a late feed at how much of them is due."""
         while True:
+            if self._lateness.delay_us:
+                await self._look_at_ends(consumer, view)
             await asyncio.sleep(LOOK_S)
             try:
                 view.cluster = await self._lookout.look()
                 view.trouble = None
             except (Unavailable, FeedError) as cause:
                 view.trouble = str(cause)
+
+    async def _look_at_ends(self, consumer: AIOKafkaConsumer, view: _View) -> None:
+        """Note the end of each partition, and of what is due of it. What cannot be told stays."""
+        partitions, after_ms = dict(self._partitions), self._clock.now() // 1000 + 1
+        try:
+            ends = await consumer.end_offsets(list(partitions))
+            now = self._clock.now() + self._lateness.delay_us
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, after_ms))
+        except errors.KafkaError as cause:
+            log.debug("feed %s: cannot tell how much is due: %s", self.name, reason(cause))
+            return
+        for tp, partition in partitions.items():
+            self._seen[partition.part].note(ends[tp], now)
+        view.due = {tp: record.offset for tp, record in found.items() if record is not None and record.timestamp >= 0}
 
 
 @dataclass(slots=True)
@@ -451,6 +534,8 @@ class _View:
 
     cluster: Cluster | None
     trouble: str | None = None
+    #: The ends of what was due when that was looked at, of partitions that have more than that.
+    due: dict[TopicPartition, int] = field(default_factory=dict)
 
 
 async def _one(consumer: AIOKafkaConsumer, tp: TopicPartition) -> list[ConsumerRecord]:

@@ -101,6 +101,10 @@ class Merge:
         """No more of `part` is to be waited for."""
         self._open.discard(part)
 
+    def end_all(self) -> None:
+        """Nobody is to be waited for: what comes together is put in order, and that is all."""
+        self._open.clear()
+
     def take(self) -> Block | None:
         """All records that none still to come can precede; None where there are none for now."""
         if self.hungry or not self._held:
