@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ticker.session import Bucket
-from ticker.settings import Settings
+from ticker.settings import Settings, origins
 
 #: Handshakes come in bursts: so many seconds' worth of them at once.
 BURST_S: Final = 5
@@ -131,18 +131,6 @@ class Gate:
 
     def _pages(self, host: str | None) -> str:
         return ", ".join(sorted(self._origins)) if self._origins else f"this server's own, {host}"
-
-
-def origins(text: str) -> frozenset[str] | None:
-    """The origins that a setting names, in lower case; None for any, empty for the server's own. Raises ValueError."""
-    found = frozenset(part.strip().lower() for part in text.split(",") if part.strip())
-    if "*" in found:
-        return None
-    for origin in found - {"null"}:
-        parts = urlsplit(origin)
-        if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
-            raise ValueError(f"origins: expected such as https://prices.example, with commas between, was {origin!r}")
-    return found
 
 
 def network_of(address: str | None) -> str:

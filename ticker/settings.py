@@ -7,7 +7,9 @@ A flag beats the environment, the environment beats the default.
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_network
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 #: Different delays at most, and the longest of them.
 DELAYS_MAX: Final = 4
@@ -134,6 +136,8 @@ class Settings:
             if least is not None and not least <= value <= most:  # nor is NaN
                 raise ValueError(f"{setting.name}: expected {least} to {most}, was {value}")
         session_start_us(self.session_start)
+        origins(self.origins)
+        proxies(self.trusted_proxies)
         delays_ms(self.delays)
 
 
@@ -143,6 +147,30 @@ def session_start_us(text: str) -> int:
     if colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60:
         return (int(hours) * 60 + int(minutes)) * 60_000_000
     raise ValueError(f"session_start: expected a time of day such as 00:00 or 22:30, was {text!r}")
+
+
+def origins(text: str) -> frozenset[str] | None:
+    """The origins that a setting names, in lower case; None for any, empty for the server's own. Raises ValueError."""
+    found = frozenset(part.strip().lower() for part in text.split(",") if part.strip())
+    if "*" in found:
+        return None
+    for origin in found - {"null"}:
+        parts = urlsplit(origin)
+        if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
+            raise ValueError(f"origins: expected such as https://prices.example, with commas between, was {origin!r}")
+    return found
+
+
+def proxies(text: str) -> list[str]:
+    """The addresses and networks that a setting names. Raises ValueError."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for part in found:
+        try:
+            ip_network(part)
+        except ValueError:
+            expected = "addresses or networks such as 10.0.0.0/8, with commas between"
+            raise ValueError(f"trusted_proxies: expected {expected}, was {part[:80]!r}") from None
+    return found
 
 
 def delays_ms(text: str) -> tuple[int, ...]:
