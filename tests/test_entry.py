@@ -399,3 +399,42 @@ async def test_who_else_watches_is_for_those_who_may_know(guarded: Guarded) -> N
     assert guarded.server.get("/v1/stats?limit=0", bearer(seen)).status_code == 400
     assert guarded.server.get("/v1/stats", bearer(shown(guarded))).status_code == 403
     assert guarded.server.get("/v1/stats").status_code == 401
+
+
+# -- delayed data --------------------------------------------------------------------------------------------------
+
+
+async def test_whoever_is_served_late_sees_nothing_sooner(tmp_path: Path) -> None:
+    keys, now = tmp_path / "keys.json", int(time.time() * 1e6)
+    live, late, later, too_late = (
+        add(keys, f"desk-{minutes}", Rights(("*",), minutes), now) for minutes in (0, 0.04, 0.05, 10)
+    )
+    flags = ["--api-keys-file", str(keys), "--delays", "0.05"]
+    with serving("sim:?symbols=5&rate=500&seed=3", flags=flags) as server:
+        for key, delay_ms in ((live, 0), (late, 3000), (later, 3000)):
+            async with connect(server.stream, additional_headers=bearer(key)) as socket:
+                welcome = await hear(socket, "welcome")
+                assert (welcome["delay_ms"], "~3s" in welcome["epoch"]) == (delay_ms, delay_ms > 0)
+                await watch(socket, "*")
+                for _ in range(5):
+                    message = await hear(socket, "snapshot", "update")
+                    newest = max(item["ts"] for item in message["items"])
+                    age_ms = time.time() * 1000 - newest / 1000
+                    assert age_ms >= delay_ms
+                    assert age_ms < delay_ms + 2000
+            body = server.get("/v1/snapshot?symbols=*", bearer(key)).json()
+            assert all(item["ts"] / 1000 <= time.time() * 1000 - delay_ms for item in body["items"])
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(server.stream, additional_headers=bearer(too_late)):
+                pass
+        assert caught.value.response.status_code == 403
+
+
+async def test_a_late_session_ends_with_its_token_and_not_later(tmp_path: Path) -> None:
+    keys, now = tmp_path / "keys.json", int(time.time() * 1e6)
+    key = add(keys, "desk-1", Rights(("*",), 1), now, now + 4_000_000)
+    with serving("sim:?symbols=5", flags=["--api-keys-file", str(keys), "--delays", "1"]) as server:
+        async with connect(server.stream, additional_headers=bearer(key)) as socket:
+            assert (await hear(socket, "authenticated"))["expires_in_ms"] <= 4000
+            code, last = await closed(socket)
+    assert (code, last["message"]) == (4401, "the token has expired")

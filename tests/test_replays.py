@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from feeds.clock import WallClock
 from tests.feeds.conftest import T0, quote, trade, write_csv
 from tests.servers import Server, serving
+from ticker.access import Grant, Rights
 from ticker.errors import RequestError
 from ticker.replaying import Request
 from ticker.replays import Replays
@@ -437,3 +438,67 @@ def test_the_catalogue(server: Server) -> None:
             }
         ]
     }
+
+
+# -- who is served late --------------------------------------------------------------------------------------------
+
+
+class Stopped:
+    """A clock that stands."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+
+    def now(self) -> int:
+        return self._now
+
+    async def sleep_until(self, time_us: int) -> None:
+        raise AssertionError(f"expected nobody to wait, until {time_us}")
+
+
+async def test_whoever_is_served_late_replays_nothing_sooner(tmp_path: Path) -> None:
+    path = day(tmp_path / "day.csv")
+    minute = 60_000_000
+    begin = T0
+    late, live = Grant("a", Rights(("*",), 1)), Grant("b", Rights(("*",), 0))
+
+    async def end_at(now: int, grant: Grant, **asked: Any) -> int | None:
+        replays = Replays(Settings(), {"day": str(path)}, Stopped(now), {"kafka:ticks": _no_topic})
+        try:
+            return (await replays.open(Request("day", **asked), grant)).end
+        finally:
+            await replays.stop()
+
+    half = begin + minute + 50_000_000  # a minute after the recording's first fifty seconds
+    assert await end_at(half, late) == begin + 50_000_000
+    assert await end_at(half, late, end=begin + 10_000_000) == begin + 10_000_000
+    assert await end_at(half, late, end=begin + 60_000_000) == begin + 50_000_000
+    assert await end_at(half, live, end=begin + 60_000_000) == begin + 60_000_000
+    for now, asked in ((begin + minute, {}), (half, {"start": begin + 60_000_000})):
+        with pytest.raises(RequestError):
+            await end_at(now, late, **asked)
+    replays = Replays(Settings(), {}, Stopped(half), {"kafka:ticks": _no_topic})
+    with pytest.raises(RequestError) as caught:
+        await replays.open(Request("kafka:ticks", start=begin, then_live=True), late)
+    assert caught.value.code == "not_entitled"
+
+
+async def test_nor_by_way_of_somebody_elses_session(tmp_path: Path) -> None:
+    path, now = day(tmp_path / "day.csv"), T0 + 70_000_000
+    replays = Replays(Settings(), {"day": str(path)}, Stopped(now))
+    late, later = Grant("a", Rights(("*",), 1)), Grant("a", Rights(("*",), 2))
+    session = (await replays.open(Request("day", end=T0 + 5_000_000))).id
+    try:
+        assert (await replays.enter(session, _no_request, late)).id == session
+        with pytest.raises(RequestError, match="as old as the grant says"):
+            await replays.enter(session, _no_request, later)
+    finally:
+        await replays.stop()
+
+
+def _no_topic(*_: object) -> Any:
+    raise AssertionError("expected no topic to be opened")
+
+
+def _no_request() -> Request:
+    raise AssertionError("expected no replay to be begun")
