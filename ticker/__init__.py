@@ -3,7 +3,8 @@
 Data flows one way, and so do imports (upwards in this list, never down):
 
     cli         the only composition root: `ticker serve`, `tail`, `replay`, `index`, `record`, `produce`
-    server      Starlette: /v1/stream, health
+    server      Starlette: the routes, health, endings
+    streams     /v1/stream and /v1/replay, from the upgrade to the end
     page        the dashboard: its static files, under a strict policy
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
@@ -18,6 +19,9 @@ Data flows one way, and so do imports (upwards in this list, never down):
     patient     the outlet of a client that the clock waits for
     index       the checkpoints of a recording in a file beside it
     transport   outlets: shared frames straight to the socket, or through plain ASGI
+    heads       HTTP connections until their request is in
+    draining    clients sent away one after another
+    gate        who may connect at all
     presence    who is connected, and how many watch what
     hub         all clients: who joins, what is due, who is told what
     playback    a log played: its ticks and its rounds by a clock of its own
