@@ -39,6 +39,7 @@ class Sink:
     """An outlet that takes everything and keeps nothing."""
 
     encoding = FRAMED
+    transport = "websocket"
 
     def __init__(self) -> None:
         self.messages = 0

@@ -28,6 +28,8 @@ NAN: Final = float("nan")
 class FakeOutlet:
     """An outlet whose peer reads all, or nothing: `stall` and `drain` it, and `take` the messages that have come."""
 
+    transport = "websocket"
+
     def __init__(self, encoding: Encoding = FRAMED) -> None:
         self.encoding = encoding
         self.closed: Close | None = None

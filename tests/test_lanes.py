@@ -21,6 +21,7 @@ class Sink:
     """An outlet that keeps nothing."""
 
     encoding = FRAMED
+    transport = "websocket"
 
     def offer(self, *_: Message) -> bool:
         return True

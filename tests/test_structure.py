@@ -32,6 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.quotes",
         "ticker.protocol ticker.directory ticker.reconnect ticker.blocking ticker.health",
         "ticker.access",
+        "ticker.counts",
         "ticker.journal ticker.watchlist ticker.audiences",
         "ticker.session ticker.dialogue ticker.paces ticker.checkpoints ticker.tape ticker.bars",
         "ticker.lanes ticker.journals ticker.playback",
@@ -43,7 +44,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.recorded ticker.catchup",
         "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
         "ticker.tiers",
-        "ticker.entry",
+        "ticker.entry ticker.metrics",
         "ticker.http ticker.page",
         "ticker.replay_app",
         "ticker.streams",
@@ -61,7 +62,7 @@ PURE = frozenset(
         *("feeds.parts", "feeds.encode", "feeds.blocks", "feeds.ordering", "feeds.capture"),
         *("ticker.checkpoints", "ticker.playback", "ticker.columns", "ticker.journal", "ticker.tape", "ticker.bars"),
         *("ticker.watchlist", "ticker.audiences", "ticker.journals", "ticker.clients"),
-        *("ticker.directory", "ticker.access", "ticker.presence", "ticker.gate"),
+        *("ticker.directory", "ticker.access", "ticker.presence", "ticker.gate", "ticker.counts"),
         *("ticker.lanes", "ticker.hub", "ticker.mirror", "ticker.reconnect", "ticker.dialogue"),
     )
 )

@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from ticker.counts import Counts
 from ticker.errors import Close
 from ticker.protocol import frame
 from ticker.transport import EXTENSION, BufferedOutlet, EventOutlet, SocketOutlet, StreamProtocol
@@ -291,7 +292,7 @@ async def test_a_response_that_is_still_on_its_way_is_not_written_into() -> None
         protocol = StreamProtocol(config, ServerState(), {}, _loop=loop)
         protocol.connection_made(transport)
         transport.set_protocol(protocol)
-        outlet = protocol.outlet = SocketOutlet(protocol, transport)
+        outlet = protocol.outlet = SocketOutlet(protocol, transport, Counts())
         assert not outlet.offer(frame(b"into it"))
         drained = asyncio.Event()
         outlet.on_drained = drained.set

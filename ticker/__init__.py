@@ -8,6 +8,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     page        the dashboard: its static files, under a strict policy
     replay_app  what /v1/replay is asked for, and /v1/sources
     http        /v1/snapshot, /v1/sse, /v1/symbols, /v1/trades, /v1/bars
+    metrics     /metrics: what was counted, and how all is now
     entry       who comes in: the token, what it grants, and which service serves that
     credentials the key files, read anew when they change
     tiers       the live service, and one for each delay
@@ -40,6 +41,7 @@ Data flows one way, and so do imports (upwards in this list, never down):
     directory   the symbols there are, and which of them a pattern matches
     protocol    the wire: commands parsed, messages encoded
     quotes      the NumPy table: one row a symbol, `apply(ticks)`
+    counts      what is counted as messages are sent
     columns     what is done to whole arrays
     health      how a running feed is
     settings    every limit, once

@@ -12,10 +12,11 @@ Times are microseconds since the Unix epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from ticker.counts import Tally
 from ticker.errors import Close
 from ticker.protocol import Encoding
 
@@ -29,6 +30,8 @@ class Outlet(Protocol):
     """Where a client's messages go: what the edge gives the hub. No method may raise or block."""
 
     encoding: Encoding
+    #: The way that it leaves by: `websocket`, `sse` or `poll`.
+    transport: str
 
     def offer(self, message: Message, *more: Message) -> bool:
         """Take all messages, or none and return False where the peer is not keeping up.
@@ -104,7 +107,7 @@ class Audience(Generic[MemberT]):
         #: The rows that one of it gained last, and the audience it went to: the others are likely to follow.
         self.grown: tuple[tuple[int, ...], Audience[MemberT]] | None = None
         #: From a lane's items by row, those of this audience.
-        self.pick: Callable[[list[bytes]], Iterable[bytes]] = (
+        self.pick: Callable[[list[bytes]], Sequence[bytes]] = (
             itemgetter(*rows) if len(rows) > 1 else lambda items: [items[row] for row in rows]
         )
 
@@ -112,8 +115,9 @@ class Audience(Generic[MemberT]):
 class Audiences(Generic[MemberT]):
     """The members of a lane, by what they watch."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, encoding: Encoding, tally: Tally) -> None:
         self.encoding = encoding
+        self.tally = tally
         #: Members that are not in step.
         self.odd: dict[MemberT, None] = {}
         self._audiences: dict[tuple[int, ...], Audience[MemberT]] = {}
@@ -196,6 +200,7 @@ class Audiences(Generic[MemberT]):
     def _share(self, rows: list[int], items: list[bytes], head: bytes) -> list[MemberT]:
         """Send every member in step its items, of rows that somebody watches; returns those that did not take them."""
         late: list[MemberT] = []
+        self.tally.rounds += 1
         if DENSE * sum(len(self._watching[row]) for row in rows) > self._pairs:
             self._send_dense(rows, items, head, late)
         else:
@@ -207,17 +212,21 @@ class Audiences(Generic[MemberT]):
         shared = self._items
         for row, item in zip(rows, items, strict=True):
             shared[row] = item
-        join = self.encoding.join
+        join, sent = self.encoding.join, 0
         for audience in self._audiences.values():
             if audience.members:
                 picked = audience.pick(shared)
                 if any(picked):
                     message = join(head, picked)
+                    before = len(late)
                     for member in audience.members:
                         if not member.offer(message):
                             late.append(member)
+                    taken = len(audience.members) - len(late) + before
+                    sent += taken * (len(picked) - picked.count(NOTHING))
         for row in rows:
             shared[row] = NOTHING
+        self.tally.items += sent
 
     def _send_sparse(self, rows: list[int], items: list[bytes], head: bytes, late: list[MemberT]) -> None:
         """Little of what is watched changed: go from each changed row to those who watch it."""
@@ -228,13 +237,16 @@ class Audiences(Generic[MemberT]):
                     picked[audience].append(item)
                 else:
                     picked[audience] = [item]
-        join = self.encoding.join
+        join, sent = self.encoding.join, 0
         for audience, parts in picked.items():
             if audience.members:
                 message = join(head, parts)
+                before = len(late)
                 for member in audience.members:
                     if not member.offer(message):
                         late.append(member)
+                sent += len(parts) * (len(audience.members) - len(late) + before)
+        self.tally.items += sent
 
     def _touched(self, audience: Audience[MemberT], changed: Collection[int]) -> list[int]:
         """The rows of `audience` that changed."""

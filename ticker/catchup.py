@@ -21,6 +21,7 @@ from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Ints, Symbols, Ticks
 from ticker.access import OPEN, Grant
 from ticker.clients import Client
+from ticker.counts import Counts
 from ticker.errors import Code, RequestError
 from ticker.health import FeedHealth
 from ticker.patient import Writable
@@ -52,10 +53,11 @@ class CatchUp(Replay):
         open_feed: Callable[[Symbols, str, Clock], Feed],
         settings: Settings,
         clock: Clock,
+        counts: Counts | None = None,
     ) -> None:
         """`open_feed` gives the feed that reads the log from `start` on, and claims its rows itself."""
         symbols = Symbols()
-        super().__init__(request, settings, clock, symbols, start)
+        super().__init__(request, settings, clock, symbols, start, counts)
         feed = open_feed(symbols, FEED, clock)
         self.playback = Playback(self.table, self.hub, part=symbols.part(FEED), start=start, end=NEVER)
         self._source = FeedHealth(feed, settings.stale_ms)

@@ -15,7 +15,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from ipaddress import ip_address
@@ -40,12 +41,13 @@ from feeds.replay import find_files
 from feeds.spec import open_feed, open_topic
 from feeds.ticks import Symbols
 from ticker.access import CHANNELS, rights_of
+from ticker.counts import Counts
 from ticker.credentials import Credentials
 from ticker.errors import RequestError
 from ticker.heads import HEAD_BYTES_MAX, HeadProtocol
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
-from ticker.server import create_app, send_away, stop
+from ticker.server import create_app, create_internal_app, send_away, stop
 from ticker.settings import Settings, flag, session_start_us, variable
 from ticker.tiers import Tiers, open_tiers
 from ticker.transport import StreamProtocol
@@ -151,14 +153,15 @@ def serve(specs: Sequence[str], sources: Sequence[str], **values: Any) -> int:
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
     _log_to_stderr(settings.log_level)
-    clock = WallClock()
-    tiers = open_tiers(settings, clock, partial(_open_feeds, specs or [SIMULATED], clock, kafka))
-    replays = _open_sources(sources, settings, clock, _topics(specs, kafka))
+    clock, counts = WallClock(), Counts()
+    tiers = open_tiers(settings, clock, partial(_open_feeds, specs or [SIMULATED], clock, kafka), counts)
+    replays = _open_sources(sources, settings, clock, _topics(specs, kafka), counts)
     credentials = _credentials(settings)
     listener = _listen(settings)
+    internal = _bind(settings.host, settings.internal_port) if settings.internal_port else None
     _warn_if_open(settings, credentials)
     _allow_descriptors(settings)
-    return _run(tiers, replays, credentials, listener)
+    return _run(tiers, replays, credentials, listener, internal)
 
 
 @cli.command()
@@ -525,19 +528,23 @@ def _log_to_stderr(level: str) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     """The listening socket. What is set here, each connection inherits."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        code = error.errno or 0  # below 0: the name of the host could not be looked up
-        cause = os.strerror(code) if code > 0 else str(error.strerror).partition(" (while")[0]
-        raise click.UsageError(f"cannot listen on {settings.host} port {settings.port}: {cause}") from None
+    listener = _bind(settings.host, settings.port)
     if settings.socket_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_buffer_bytes)
     if sys.platform == "linux":  # a peer that takes nothing for so long is dead, whatever waits for it to be sent
         dead_ms = int(1000 * (settings.ping_interval_s + settings.ping_timeout_s))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
     return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        code = error.errno or 0  # below 0: the name of the host could not be looked up
+        cause = os.strerror(code) if code > 0 else str(error.strerror).partition(" (while")[0]
+        raise click.UsageError(f"cannot listen on {host} port {port}: {cause}") from None
 
 
 def _allow_descriptors(settings: Settings) -> None:
@@ -607,7 +614,7 @@ def _nth(name: str, number: int) -> str:
 
 
 def _open_sources(
-    texts: Sequence[str], settings: Settings, clock: WallClock, topics: Mapping[str, OpenLog]
+    texts: Sequence[str], settings: Settings, clock: WallClock, topics: Mapping[str, OpenLog], counts: Counts
 ) -> Replays | None:
     """What clients may replay, by name; None where there is nothing. Raises UsageError."""
     paths: dict[str, str] = {}
@@ -619,7 +626,7 @@ def _open_sources(
             raise click.UsageError(f"--source: expected each name once, was {name!r} twice")
         paths[name] = path
     try:
-        return Replays(settings, paths, clock, topics) if paths or topics else None
+        return Replays(settings, paths, clock, topics, counts) if paths or topics else None
     except FeedError as error:
         raise click.UsageError(f"--source: {error}") from None
 
@@ -640,14 +647,22 @@ def _program() -> str:
     return "ticker" if shutil.which("ticker") == program else program
 
 
-def _run(tiers: Tiers, replays: Replays | None, credentials: Credentials, listener: socket.socket) -> int:
-    """Serve until told to stop; 0 then."""
+def _run(
+    tiers: Tiers,
+    replays: Replays | None,
+    credentials: Credentials,
+    listener: socket.socket,
+    internal: socket.socket | None,
+) -> int:
+    """Serve until told to stop; 0 then. `internal` is the socket for what is for the operator alone, where it is apart."""
     settings = tiers.live.settings
     app = create_app(tiers, replays, credentials)
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        ws=partial(StreamProtocol, frames_per_s_max=settings.frames_per_s_max),  # type: ignore[arg-type]
+        ws=partial(  # type: ignore[arg-type]
+            StreamProtocol, frames_per_s_max=settings.frames_per_s_max, counts=tiers.live.hub.counts
+        ),
         http=partial(  # type: ignore[arg-type]
             HeadProtocol,
             head_s_max=settings.header_s_max,
@@ -670,7 +685,11 @@ def _run(tiers: Tiers, replays: Replays | None, credentials: Credentials, listen
     # What is loaded by now stays; and a wave of new clients shall not have the whole heap searched again and again.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    server = Server(config, partial(send_away, app), partial(stop, app))
+    apart = None
+    if internal is not None:
+        about = {"lifespan": "off", "access_log": False, "log_config": None, "server_header": False}
+        apart = InternalServer(uvicorn.Config(create_internal_app(app), **about), internal)  # type: ignore[arg-type]
+    server = Server(config, partial(send_away, app), partial(stop, app), apart)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.before_and_after)
     _invite(listener, tiers.live.table.symbols)
@@ -678,14 +697,37 @@ def _run(tiers: Tiers, replays: Replays | None, credentials: Credentials, listen
     return 1 if tiers.live.failed else 0
 
 
+class InternalServer(uvicorn.Server):
+    """The server of what is for the operator alone: it runs beside another one, which looks after signals."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._listener = listener
+
+    async def listen(self) -> None:
+        """Serve until cancelled."""
+        log.info("metrics and health on port %d", self._listener.getsockname()[1])
+        await self.serve([self._listener])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None is caught here."""
+        yield
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which sends the clients away before it closes on them, and waits for none that does not read."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        stop: Callable[[], None],
+        internal: InternalServer | None = None,
     ) -> None:
-        """`drain` sends the clients away in their time, `stop` tells those that are left."""
+        """`drain` sends the clients away in their time, `stop` tells those that are left; `internal` runs as long."""
         super().__init__(config)
+        self._internal = internal
         self._drain = drain
         self._stop = stop
         #: When the first signal came.
@@ -702,7 +744,10 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._begun = True
         self._loop = asyncio.get_running_loop()
+        internal = asyncio.create_task(self._internal.listen(), name="internal") if self._internal else None
         await super().serve(sockets)
+        if internal:
+            internal.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: on SIGTERM once the clients have been sent away; at once where it was told so before."""

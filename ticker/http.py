@@ -31,7 +31,7 @@ from ticker.errors import Code, RequestError
 from ticker.gate import RefusalError
 from ticker.protocol import BAR_INTERVALS, BARS, TICKER, TRADES, Subscribe, bar_interval, encode, parse
 from ticker.service import Service
-from ticker.transport import BufferedOutlet, EventOutlet
+from ticker.transport import BufferedOutlet, EventOutlet, PollOutlet
 
 NEWS: Final = (b'{"type":"update"', b'{"type":"snapshot"')
 ITEMS: Final = b'"items"'
@@ -72,7 +72,7 @@ async def snapshot(request: Request) -> Response:
     command = _subscription(service, query)
     wait_s = number_of(query, "wait", 0, 0, service.settings.long_poll_s_max)
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    outlet = BufferedOutlet(service.settings.send_buffer_bytes_max)
+    outlet = PollOutlet(service.settings.send_buffer_bytes_max, service.hub.counts)
     with ExitStack() as inside:
         if wait_s:
             inside.enter_context(admitted(request))
@@ -197,7 +197,7 @@ class EventStream(StreamingResponse):
 
 
 async def _events(service: Service, grant: Grant, command: Subscribe) -> AsyncIterator[bytes]:
-    outlet = EventOutlet(service.settings.send_buffer_bytes_max)
+    outlet = EventOutlet(service.settings.send_buffer_bytes_max, service.hub.counts)
     with _guest(service, outlet, grant) as client:
         outlet.position = lambda: _position(service, client)
         service.hub.receive(client, command, service.clock.now())

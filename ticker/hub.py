@@ -21,13 +21,24 @@ import numpy as np
 from ticker.access import OPEN, Grant
 from ticker.audiences import Message, Outlet
 from ticker.clients import Client
+from ticker.counts import Counts
 from ticker.directory import Directory
 from ticker.errors import Close, Code, RequestError
 from ticker.journal import Held
 from ticker.journals import JournalLane, JournalPace, Journals, Reader
 from ticker.lanes import Lane, Watcher
 from ticker.paces import Pace
-from ticker.protocol import INTERVAL_MS_MAX, PROTOCOL, Command, Encoding, encode, error, items_head, snapshot_items
+from ticker.protocol import (
+    INTERVAL_MS_MAX,
+    PROTOCOL,
+    TICKER,
+    Command,
+    Encoding,
+    encode,
+    error,
+    items_head,
+    snapshot_items,
+)
 from ticker.quotes import FIELDS, Changes, QuoteTable
 from ticker.session import Check, Control, JournalKey, JournalMoves, LaneKey, Outcome, Session
 from ticker.settings import Settings
@@ -51,10 +62,11 @@ class Hub:
         *,
         closed: bool = False,
         delay_ms: int = 0,
+        counts: Counts | None = None,
     ) -> None:
         """`epochs` maps each feed's name to its epoch; `closed` says that no symbol will come that is not known.
 
-        `delay_ms` is how late the data is, as clients are told.
+        `delay_ms` is how late the data is, as clients are told; `counts` is where what is sent is counted.
         """
         self.table = table
         self.settings = settings
@@ -67,6 +79,7 @@ class Hub:
         self._epochs = epochs
         self._closed = closed
         self._delay_ms = delay_ms
+        self.counts = counts or Counts()
         self.directory = Directory(table)
         #: Those of clients who are entitled to some symbols alone, by the names and patterns of these.
         self._directories: WeakValueDictionary[tuple[str, ...], Directory] = WeakValueDictionary()
@@ -257,6 +270,21 @@ class Hub:
                 following = pace.due
         return following
 
+    def lanes(self) -> dict[str, int]:
+        """How many different ways of being served there are, by channel."""
+        lanes = dict.fromkeys(self.counts.tallies, 0)
+        lanes[TICKER] = sum(len(pace.lanes) for pace in self.paces.values())
+        for pace in self.journal_paces.values():
+            lanes[pace.journal.channel] += len(pace.lanes)
+        return lanes
+
+    def newest(self) -> int:
+        """The newest tick's time in the rounds of quotes since this was asked last; 0 where there was none."""
+        newest = 0
+        for pace in self.paces.values():
+            newest, pace.newest = max(newest, pace.newest), 0
+        return newest
+
     def announce(self, message: Mapping[str, Any], now: int, slot: int | None = None) -> None:
         """Offer a message to all clients, or to those of a slot, and look after those who do not keep up."""
         payload = encode(message)
@@ -377,6 +405,7 @@ class Hub:
         for key, held in rows.items():
             member = client.members[key]
             items += member.lane.whole(member, held, lost)
+        self.counts.tallies[TICKER].items += len(items)
         head, encoding = items_head("snapshot", self._ts, id), client.outlet.encoding
         if items:
             return [encoding.join(head, items)]
@@ -410,7 +439,7 @@ class Hub:
             name = key.fields, client.outlet.encoding
             lane = pace.lanes.get(name)
             if lane is None:
-                lane = pace.lanes[name] = Lane(pace, *name)
+                lane = pace.lanes[name] = Lane(pace, *name, self.counts.tallies[TICKER])
             member = client.members[key] = Watcher(client, lane)
         return member
 
@@ -474,7 +503,8 @@ class Hub:
                 pace = self.journal_paces[key] = JournalPace(self.table, journal, key.interval_ms, self._ts)
             lane = pace.lanes.get(client.outlet.encoding)
             if lane is None:
-                lane = pace.lanes[client.outlet.encoding] = JournalLane(pace, client.outlet.encoding)
+                tally = self.counts.tallies[pace.journal.channel]
+                lane = pace.lanes[client.outlet.encoding] = JournalLane(pace, client.outlet.encoding, tally)
             reader = client.readers[key] = Reader(client, lane)
         return reader
 

@@ -18,6 +18,7 @@ import numpy as np
 from ticker.audiences import Audiences, Member, Message, Recipient
 from ticker.bars import Bars
 from ticker.columns import Ints, longer
+from ticker.counts import Tally
 from ticker.journal import UNKNOWN, Gap, Held, Journal
 from ticker.protocol import Encoding, encode, journal_head
 from ticker.quotes import QuoteTable
@@ -97,8 +98,8 @@ class Reader(Member):
 class JournalLane(Audiences[Reader]):
     """One (journal, interval, encoding) and its readers, by what they watch."""
 
-    def __init__(self, pace: JournalPace, encoding: Encoding) -> None:
-        super().__init__(encoding)
+    def __init__(self, pace: JournalPace, encoding: Encoding, tally: Tally) -> None:
+        super().__init__(encoding, tally)
         self.pace = pace
         self.journal = pace.journal
 
@@ -133,6 +134,7 @@ class JournalLane(Audiences[Reader]):
         if touched:
             reader.behind = SKIPPED
             reader.client.skipped += 1
+            self.tally.skipped += 1
             for row in touched:
                 reader.strays.setdefault(row, round.before[row])
             self.settle(reader)
@@ -156,6 +158,7 @@ class JournalLane(Audiences[Reader]):
         if messages and not reader.offer(*messages):
             self._skip(reader, round)
             return
+        self.tally.items += len(items)
         for row in sent:
             self._hold(reader, row)
         self.settle(reader)
@@ -263,6 +266,7 @@ class JournalLane(Audiences[Reader]):
                 if messages and not reader.offer(*messages):
                     reader.behind = SKIPPED
                     break
+                self.tally.items += len(items)
                 for done in sent:
                     self._hold(reader, done)
                 gaps, items, sent, size = [], [], [], 0

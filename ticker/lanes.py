@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ticker.audiences import Audience, Audiences, Member, Message, Recipient
+from ticker.counts import Tally
 from ticker.paces import Pace, Round
 from ticker.protocol import Encoding, FieldSet, items_head, snapshot_items, update_items
 
@@ -39,15 +40,15 @@ class Watcher(Member):
 
 
 #: What an odd member of an audience with certain strays is sent of the running round: messages, the rows that it is sent
-#: whole, and the strays that it has then.
-Alike = dict[tuple[Audience[Watcher], tuple[int, ...]], tuple[list[Message], frozenset[int], tuple[int, ...]]]
+#: whole, the strays that it has then, and how many items that is.
+Alike = dict[tuple[Audience[Watcher], tuple[int, ...]], tuple[list[Message], frozenset[int], tuple[int, ...], int]]
 
 
 class Lane(Audiences[Watcher]):
     """One (interval, field set, encoding) and its members, by what they watch."""
 
-    def __init__(self, pace: Pace[Lane], fields: FieldSet, encoding: Encoding) -> None:
-        super().__init__(encoding)
+    def __init__(self, pace: Pace[Lane], fields: FieldSet, encoding: Encoding, tally: Tally) -> None:
+        super().__init__(encoding, tally)
         self.pace = pace
         self.fields = fields
         #: The snapshot item of each row that one was needed of in the running round.
@@ -91,6 +92,8 @@ class Lane(Audiences[Watcher]):
         table = self.pace.table
         names = table.symbols.names
         index = round.rows[at]
+        self.tally.changes += len(rows)
+        self.tally.ticks += int(round.n[at].sum())
         return update_items(
             [names[row] for row in rows],
             round.prev[at],
@@ -113,6 +116,7 @@ class Lane(Audiences[Watcher]):
         if member.behind is not None:
             if self._touched(member.audience, changed):
                 member.client.skipped += 1
+                self.tally.skipped += 1
             return
         like = None if ahead else (member.audience, tuple(member.strays))
         owed = alike.get(like) if like else None
@@ -132,13 +136,14 @@ class Lane(Audiences[Watcher]):
             if whole:
                 messages.append(self.encoding.join(items_head("snapshot", round.ts), self._whole_items(whole)))
             held = frozenset(whole)
-            owed = messages, held, tuple(row for row in member.strays if row not in held)
+            owed = messages, held, tuple(row for row in member.strays if row not in held), len(updates) + len(whole)
             if like:
                 alike[like] = owed
-        messages, held, strays = owed
+        messages, held, strays, sent = owed
         if messages and not member.offer(*messages):
             self.fall_behind(member)
             return
+        self.tally.items += sent
         # What was sent is as of this round: it is in step with it.
         member.strays = dict.fromkeys(strays)
         if ahead:
@@ -158,6 +163,7 @@ class Lane(Audiences[Watcher]):
         """The running round did not reach `member`."""
         member.behind = self.pace.number - 1
         member.client.skipped += 1
+        self.tally.skipped += 1
         self.settle(member)
 
     # -- between rounds --------------------------------------------------------------------------------------------

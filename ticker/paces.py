@@ -59,6 +59,8 @@ class Pace(Generic[SenderT]):
         self.due = 0
         self.schedule(now)
         self.number = 0
+        #: The newest tick's time of the rounds since this was last asked for; 0 for none.
+        self.newest = 0
         #: Who is sent its rounds.
         self.lanes: dict[Hashable, SenderT] = {}
         #: Slots that have changed since the last round.
@@ -213,5 +215,6 @@ class Pace(Generic[SenderT]):
         trades = self._trades[:, slots]
         trades[2] = self.table.sizes_rounded(rows, trades[2])
         self._keep(slots, rows, view)
+        self.newest = max(self.newest, int(self.table.ts[rows].max()))
         for lane in list(self.lanes.values()):
             lane.send(Round(ts, rows, frozenset(rows[held == 0].tolist()), prev, n, view, differs, trades))

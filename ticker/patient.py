@@ -18,11 +18,12 @@ class Writable(Outlet, Protocol):
 class PatientOutlet:
     """Takes every message, so that its client is never skipped: whoever plays waits until it is writable again."""
 
-    __slots__ = ("_inner", "behind", "encoding", "patient")
+    __slots__ = ("_inner", "behind", "encoding", "patient", "transport")
 
     def __init__(self, inner: Writable) -> None:
         self._inner = inner
         self.encoding: Encoding = inner.encoding
+        self.transport = inner.transport
         #: Whether a round may wait for this client, and whether it is to.
         self.patient = True
         self.behind = False

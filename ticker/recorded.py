@@ -12,6 +12,7 @@ from feeds.log import Log, Tally
 from feeds.pacing import ahead
 from feeds.ticks import Symbols
 from ticker.checkpoints import Checkpoints
+from ticker.counts import Counts
 from ticker.errors import Code, RequestError
 from ticker.index import Index
 from ticker.playback import BLOCKS_AHEAD, Playback
@@ -34,6 +35,7 @@ class Recorded(Replay):
         clock: Clock,
         store: Callable[[int], Checkpoints],
         index: Index | None = None,
+        counts: Counts | None = None,
     ) -> None:
         """`store` gives the checkpoints of replays that begin at the same time; `index` is that of the whole source.
 
@@ -42,7 +44,7 @@ class Recorded(Replay):
         start = source.first if request.start is None else request.start
         _check_range(source, start, request.end)
         symbols = Symbols()
-        super().__init__(request, settings, clock, symbols, start)
+        super().__init__(request, settings, clock, symbols, start, counts)
         self._log = source
         self._checkpoints = store(start)
         self._index = index if start == source.first and request.symbols is None else None

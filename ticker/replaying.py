@@ -21,6 +21,7 @@ from feeds.feed import FeedError
 from feeds.ticks import Symbols
 from ticker.access import OPEN, Grant
 from ticker.clients import Client
+from ticker.counts import Counts
 from ticker.errors import Close, Code, RequestError
 from ticker.hub import Hub
 from ticker.patient import PatientOutlet, Writable
@@ -61,14 +62,22 @@ class Replay(ABC):
     #: States in which its clock goes.
     MOVING: ClassVar = frozenset(("playing",))
 
-    def __init__(self, request: Request, settings: Settings, clock: Clock, symbols: Symbols, start: int) -> None:
+    def __init__(
+        self,
+        request: Request,
+        settings: Settings,
+        clock: Clock,
+        symbols: Symbols,
+        start: int,
+        counts: Counts | None = None,
+    ) -> None:
         """`start` is the time at which it begins; its ticks are of rows in `symbols`."""
         self.id = secrets.token_hex(6)
         self.request = request
         self.settings = settings
         self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
         self._epochs = {FEED: f"{self.id}-0"}
-        self.hub = Hub(self.table, settings, self._epochs)
+        self.hub = Hub(self.table, settings, self._epochs, counts=counts)
         self.state = "playing" if request.playing else "paused"
         self.speed = request.speed
         #: The client that may control the clock: the first, and when it leaves the one that came next.

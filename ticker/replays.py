@@ -21,6 +21,7 @@ from feeds.ticks import Symbols
 from ticker.access import OPEN, Grant
 from ticker.catchup import CatchUp, check_speed
 from ticker.checkpoints import Checkpoints
+from ticker.counts import Counts
 from ticker.errors import Code, RequestError
 from ticker.hub import HEARTBEAT_SLOTS
 from ticker.index import Index, beside
@@ -46,6 +47,7 @@ class Replays:
         sources: Mapping[str, str],
         clock: Clock,
         topics: Mapping[str, OpenLog] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         """`sources` maps names to files, globs or folders, `topics` names to what opens a live log.
 
@@ -55,6 +57,7 @@ class Replays:
         self.clock = clock
         self.replays: dict[str, Replay] = {}
         self._topics = topics or {}
+        self._counts = counts
         self._paths = dict(sources)
         self._files = {name: find_files(path) for name, path in sources.items()}
         for files in self._files.values():
@@ -93,7 +96,9 @@ class Replays:
         if grant.delay_ms:
             request = self._before(request, source, self.clock.now() - grant.delay_ms * 1000)
         index = await asyncio.to_thread(self._index, request.source)
-        return Recorded(request, source, self.settings, self.clock, lambda start: self._store(request, start), index)
+        return Recorded(
+            request, source, self.settings, self.clock, lambda start: self._store(request, start), index, self._counts
+        )
 
     def _before(self, request: Request, source: Log, limit: int) -> Request:
         """`request` without what is newer than `limit`: who is served late sees nothing sooner in a replay."""
@@ -120,7 +125,9 @@ class Replays:
             name = "symbols" if request.end is None else "to"
             raise RequestError(Code.INVALID_REQUEST, f"{name}: expected none with a topic that goes on live")
         check_speed("speed", request.speed)
-        return CatchUp(request, start, partial(self._topics[request.source], start), self.settings, self.clock)
+        return CatchUp(
+            request, start, partial(self._topics[request.source], start), self.settings, self.clock, self._counts
+        )
 
     def _index(self, source: str) -> Index | None:
         path = beside(self._paths[source])

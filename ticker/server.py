@@ -17,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from ticker import page
 from ticker.access import Access
+from ticker.counts import Histogram
 from ticker.credentials import Credentials
 from ticker.draining import drain
 from ticker.entry import gate_of, grant_of, knock, service_of
@@ -24,6 +25,7 @@ from ticker.errors import Code, RequestError
 from ticker.gate import Gate, RefusalError
 from ticker.http import bars, events, json, number_of, query_of, refused, snapshot, symbols, trades
 from ticker.hub import Hub
+from ticker.metrics import Metrics
 from ticker.presence import presence
 from ticker.replay_app import sources
 from ticker.replays import Replays
@@ -36,6 +38,8 @@ log: Final = logging.getLogger(__name__)
 
 #: What `/v1/stats` shows of each list where no limit is given.
 STATS_SHOWN: Final = 100
+#: How often to look by how much the loop is late.
+LOOK_S: Final = 0.1
 
 
 def create_app(
@@ -54,9 +58,11 @@ def create_app(
         running = asyncio.create_task(tiers.run(), name="service")
         running.add_done_callback(partial(_end_with, service))
         beating = asyncio.create_task(replays.run(), name="replays") if replays else None
+        lagging = asyncio.create_task(_observe_lateness(service.hub.counts.lateness), name="lateness")
         watching = asyncio.create_task(credentials.watch(partial(_end_grants, app)), name="keys")
         yield
         watching.cancel()
+        lagging.cancel()
         stop(app)
         running.cancel()
         if replays and beating:
@@ -78,6 +84,7 @@ def create_app(
             Route("/v1/stats", stats),
             Route("/livez", livez),
             Route("/readyz", readyz),
+            *([] if service.settings.internal_port else [Route("/metrics", guarded_metrics)]),
             *page.routes(),
         ],
         exception_handlers={RequestError: refused, RefusalError: refused},
@@ -87,7 +94,26 @@ def create_app(
     app.state.replays = replays
     app.state.credentials = credentials
     app.state.gate = Gate(service.settings, service.clock.now())
+    app.state.metrics = Metrics(tiers, replays, credentials, app.state.gate)
     return app
+
+
+def create_internal_app(app: Starlette) -> Starlette:
+    """What is for the operator alone, on a port apart: the metrics and the health of `app`, without any token."""
+    internal = Starlette(
+        routes=[Route("/metrics", metrics), Route("/livez", livez), Route("/readyz", readyz)],
+    )
+    internal.state = app.state
+    return internal
+
+
+async def _observe_lateness(lateness: Histogram) -> None:
+    """See again and again by how much the loop is late, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOK_S
+        await asyncio.sleep(LOOK_S)
+        lateness.observe(max(0.0, loop.time() - due))
 
 
 def hubs_of(app: Starlette) -> list[tuple[str, Hub]]:
@@ -131,7 +157,7 @@ def _end_grants(app: Starlette, access: Access) -> None:
         hub.end_grants(access.holds)
 
 
-# -- health and presence -------------------------------------------------------------------------------------------
+# -- health, presence and metrics ----------------------------------------------------------------------------------
 
 
 async def stats(request: Request) -> Response:
@@ -143,6 +169,20 @@ async def stats(request: Request) -> Response:
     query = query_of(request, "limit")
     limit = int(number_of(query, "limit", STATS_SHOWN, 1, service.settings.page_symbols_max))
     return json({"ts": service.clock.now(), **presence(hubs_of(request.app), limit)})
+
+
+async def guarded_metrics(request: Request) -> Response:
+    """`/metrics` on the public port: for those who may see who else watches."""
+    if not grant_of(request).rights.stats:
+        raise RequestError(Code.NOT_ENTITLED, "expected a grant of stats, was one without")
+    return await metrics(request)
+
+
+async def metrics(request: Request) -> Response:
+    """`/metrics`: for Prometheus."""
+    held: Metrics = request.app.state.metrics
+    body, content_type = held.render(request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type})
 
 
 async def livez(_: Request) -> Response:

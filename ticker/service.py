@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from itertools import cycle
@@ -16,6 +17,7 @@ from typing import Any, Final
 from feeds.clock import Clock
 from feeds.feed import Anew, Feed, FeedError
 from feeds.ticks import Symbols
+from ticker.counts import Counts
 from ticker.health import FeedHealth, FeedState
 from ticker.hub import HEARTBEAT_SLOTS, Hub
 from ticker.quotes import QuoteTable
@@ -28,7 +30,13 @@ class Service:
     """Feeds, table and hub, kept going by `run`."""
 
     def __init__(
-        self, settings: Settings, symbols: Symbols, feeds: Sequence[Feed], clock: Clock, delay_ms: int = 0
+        self,
+        settings: Settings,
+        symbols: Symbols,
+        feeds: Sequence[Feed],
+        clock: Clock,
+        delay_ms: int = 0,
+        counts: Counts | None = None,
     ) -> None:
         """`feeds` have names of their own and claim their rows in `symbols`.
 
@@ -41,13 +49,22 @@ class Service:
         self.delay_ms = delay_ms
         self.table = QuoteTable(symbols, session_start_us=session_start_us(settings.session_start))
         self._epochs = {feed.name: feed.epoch for feed in feeds}
-        self.hub = Hub(self.table, settings, self._epochs, closed=all(feed.closed for feed in feeds), delay_ms=delay_ms)
+        self.hub = Hub(
+            self.table,
+            settings,
+            self._epochs,
+            closed=all(feed.closed for feed in feeds),
+            delay_ms=delay_ms,
+            counts=counts,
+        )
         self.health = {feed.name: FeedHealth(feed, settings.stale_ms) for feed in feeds}
         #: Set once the service is to end: whoever waits for news ends then.
         self.stopping = asyncio.Event()
         #: Whether `run` has ended by an error.
         self.failed = False
         self._wake = asyncio.Event()
+        #: When the newest batch came in.
+        self._arrived = 0
         #: When the next round falls that is waited for.
         self._due: int | None = None
 
@@ -92,7 +109,7 @@ class Service:
                         hub.fold(table.forget(brought.rows))
                         hub.begin_anew()
                         continue
-                    health.arrived = self.clock.now()
+                    health.arrived = self._arrived = self.clock.now()
                     hub.fold(table.apply(brought))
                     self._wake_for_rounds()
                     await asyncio.sleep(0)  # the rounds have their turn before the next batch
@@ -109,13 +126,26 @@ class Service:
         loop = asyncio.get_running_loop()
         while not self.stopping.is_set():  # `shutdown` is the last that a client is told
             self._wake.clear()
-            self._due = self.hub.flush(self.clock.now())
+            self._due = self._flush()
             timer = None
             if self._due is not None:
                 timer = loop.call_later(max(0, self._due - self.clock.now()) / 1e6, self._wake.set)
             await self._wake.wait()
             if timer is not None:
                 timer.cancel()
+
+    def _flush(self) -> int | None:
+        """Run the rounds that are due, and count how long that takes, and how old what they send is."""
+        counts, began = self.hub.counts, time.perf_counter()
+        due = self.hub.flush(self.clock.now())
+        newest = self.hub.newest()
+        if newest:
+            now = self.clock.now()
+            counts.durations.observe(time.perf_counter() - began)
+            if not self.delay_ms:  # what is late is so on purpose
+                counts.since_venue.observe(max(0, now - newest) / 1e6)
+                counts.since_receive.observe(max(0, now - self._arrived) / 1e6)
+        return due
 
     def _wake_for_rounds(self) -> None:
         """A batch is in: interval 0 is due now, and a symbol that is new may have begun an interval that is due soon."""

@@ -151,7 +151,7 @@ async def _outlet(websocket: WebSocket, service: Service) -> AsyncIterator[Outle
     if direct is not None:
         yield direct
         return
-    buffered = BufferedOutlet(service.settings.send_buffer_bytes_max)
+    buffered = BufferedOutlet(service.settings.send_buffer_bytes_max, service.hub.counts)
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(_send_on(websocket, buffered))
         yield buffered

@@ -13,6 +13,7 @@ from typing import Any
 from feeds.clock import Behind, Clock
 from feeds.feed import Feed, Lateness
 from feeds.ticks import Symbols
+from ticker.counts import Counts
 from ticker.service import Service
 from ticker.settings import Settings, delays_ms
 
@@ -57,7 +58,7 @@ class Tiers:
                 group.create_task(service.run(), name=f"service {service.delay_ms} ms behind")
 
 
-def open_tiers(settings: Settings, clock: Clock, open_feeds: OpenFeeds) -> Tiers:
+def open_tiers(settings: Settings, clock: Clock, open_feeds: OpenFeeds, counts: Counts | None = None) -> Tiers:
     """The live service and those of `settings.delays`, which begin together. Raises what `open_feeds` raises."""
     delays = delays_ms(settings.delays)
     begun = clock.now() if delays else None
@@ -66,5 +67,5 @@ def open_tiers(settings: Settings, clock: Clock, open_feeds: OpenFeeds) -> Tiers
         symbols, lateness = Symbols(), Lateness(delay_ms * 1000, begun)
         feeds = open_feeds(symbols, lateness)
         own = Behind(clock, lateness.delay_us) if delay_ms else clock
-        services.append(Service(settings, symbols, feeds, own, delay_ms))
+        services.append(Service(settings, symbols, feeds, own, delay_ms, counts))
     return Tiers(services)

@@ -25,6 +25,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from ticker.audiences import Message
+from ticker.counts import Counts
 from ticker.errors import Close
 from ticker.protocol import BARE, FRAMED
 from ticker.session import Bucket
@@ -61,12 +62,14 @@ class SocketOutlet:
     transport. From then on nothing more is taken until all of it has left.
     """
 
-    __slots__ = ("_fd", "_protocol", "_refused", "_state", "_transport", "on_drained")
+    __slots__ = ("_counts", "_fd", "_protocol", "_refused", "_state", "_transport", "on_drained")
 
     encoding = FRAMED
+    transport = "websocket"
 
-    def __init__(self, protocol: StreamProtocol, transport: Transport) -> None:
+    def __init__(self, protocol: StreamProtocol, transport: Transport, counts: Counts) -> None:
         self._protocol = protocol
+        self._counts = counts
         self._transport = transport
         self._state = _State.TAKING if protocol.writable.is_set() else _State.FULL
         self._refused = False
@@ -80,6 +83,9 @@ class SocketOutlet:
         if self._state is not TAKING:
             self._refused = True
             return False
+        counts = self._counts
+        counts.messages += 1
+        counts.bytes += len(message)
         # While it takes messages nothing waits in the transport, so that the descriptor is free to be written to.
         try:
             sent = os.write(self._fd, message)
@@ -94,7 +100,10 @@ class SocketOutlet:
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
         if self._state is not _State.ENDED:
+            counts = self._counts
             for message in messages:
+                counts.messages += 1
+                counts.bytes += len(message)
                 self._transport.write(message)
 
     def unsent(self) -> int:
@@ -149,9 +158,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     outlet: SocketOutlet | None = None
 
-    def __init__(self, *args: Any, frames_per_s_max: int = 1000, **kwargs: Any) -> None:
-        """`frames_per_s_max`: control frames and fragments that the peer may send a second, in bursts of twice that."""
+    def __init__(self, *args: Any, frames_per_s_max: int = 1000, counts: Counts | None = None, **kwargs: Any) -> None:
+        """`frames_per_s_max`: control frames and fragments that the peer may send a second, in bursts of twice that;
+        `counts` is where what is sent is counted.
+        """
         super().__init__(*args, **kwargs)
+        self._counts = counts or Counts()
         self._inbound = bytearray()
         self._frames = Bucket(frames_per_s_max, 2 * frames_per_s_max, self._now())
 
@@ -174,7 +186,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.outlet = SocketOutlet(self, self.transport)
+            self.outlet = SocketOutlet(self, self.transport, self._counts)
             extensions = cast(dict[str, Any], self.scope["extensions"])
             extensions[EXTENSION] = self.outlet
 
@@ -262,6 +274,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.transport.is_closing():
             return
         log.info("closing %s: %d %s", get_client_addr(cast(Any, self.scope)), close.code, close.reason)
+        self._counts.closes[close.code] += 1
         self.stop_keepalive()
         self.conn.send_close(close.code, close.reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -303,12 +316,24 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 class BufferedOutlet:
     """Holds messages, at most about `bytes_max`, until the endpoint has sent them; see `ticker.lanes.Outlet`."""
 
-    __slots__ = ("_bytes_max", "_emptied", "_filled", "_messages", "_refused", "_unsent", "closing", "on_drained")
+    __slots__ = (
+        "_bytes_max",
+        "_counts",
+        "_emptied",
+        "_filled",
+        "_messages",
+        "_refused",
+        "_unsent",
+        "closing",
+        "on_drained",
+    )
 
     encoding = BARE
+    transport = "websocket"
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, counts: Counts | None = None) -> None:
         self._bytes_max = bytes_max
+        self._counts = counts or Counts()
         self._messages: list[Message] = []
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -331,7 +356,10 @@ class BufferedOutlet:
     def send(self, *messages: Message) -> None:
         """Take messages that answer the client, keeping up or not."""
         self._messages.extend(messages)
-        self._unsent += sum(map(len, messages))
+        size = sum(map(len, messages))
+        self._unsent += size
+        self._counts.messages += len(messages)
+        self._counts.bytes += size
         self._emptied.clear()
         self._filled.set()
 
@@ -342,6 +370,7 @@ class BufferedOutlet:
     def close(self, close: Close) -> None:
         """Let `take` end after what it holds."""
         self.closing = close
+        self._counts.closes[close.code] += 1
         self._emptied.set()
         self._filled.set()
 
@@ -377,8 +406,10 @@ class EventOutlet(BufferedOutlet):
 
     __slots__ = ("position",)
 
-    def __init__(self, bytes_max: int) -> None:
-        super().__init__(bytes_max)
+    transport = "sse"
+
+    def __init__(self, bytes_max: int, counts: Counts | None = None) -> None:
+        super().__init__(bytes_max, counts)
         #: Gives the id that stands for all that the table holds now; None where there is none to give.
         self.position: Callable[[], str | None] = lambda: None
 
@@ -390,6 +421,14 @@ class EventOutlet(BufferedOutlet):
             if position is not None:
                 events[-1] = b"id: %b\n%b" % (position.encode(), events[-1])
         super().send(*events)
+
+
+class PollOutlet(BufferedOutlet):
+    """A `BufferedOutlet` of one answer over plain HTTP."""
+
+    __slots__ = ()
+
+    transport = "poll"
 
 
 #: Messages after which a client has all that the table holds.
