@@ -9,6 +9,10 @@
     fanout.py     fan-out, capacity, memory
     latency.py    from ingest to a client's socket
     rounds.py     the cost of a round, without any socket
+    access.py     what asking for tokens costs
+    rolling.py    a rolling restart of three replicas; a command of its own
+    handshakes.py live latency while handshakes come; a command of its own
+    page.py       the page, by Chromium's own tracing
     ingest.py     `table.apply`, and unpaced replay into the table
 
 docs/performance.md has the figures and what they mean.

@@ -44,7 +44,7 @@ from ticker.access import CHANNELS, rights_of
 from ticker.counts import Counts
 from ticker.credentials import Credentials
 from ticker.errors import RequestError
-from ticker.heads import HEAD_BYTES_MAX, HeadProtocol
+from ticker.heads import HEAD_BYTES_MAX, HeadProtocol, Waiting
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
 from ticker.server import create_app, create_internal_app, send_away, stop
@@ -665,8 +665,8 @@ def _run(
         ),
         http=partial(  # type: ignore[arg-type]
             HeadProtocol,
-            head_s_max=settings.header_s_max,
-            sockets_max=settings.connections_max + SOCKETS_SPARE,
+            waiting=Waiting(settings.connections_max + SOCKETS_SPARE),
+            header_s_max=settings.header_s_max,
         ),
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         proxy_headers=bool(settings.trusted_proxies),
@@ -730,7 +730,7 @@ class Server(uvicorn.Server):
         self._internal = internal
         self._drain = drain
         self._stop = stop
-        #: When the first signal came.
+        #: When the last signal came.
         self._told: float | None = None
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -750,23 +750,29 @@ class Server(uvicorn.Server):
             internal.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop: on SIGTERM once the clients have been sent away; at once where it was told so before."""
-        if self._told is None:
-            self._told = time.monotonic()
-            if sig == signal.SIGTERM and self.started:
-                assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._begin_draining)
-            else:
-                super().handle_exit(sig, frame)
-        elif time.monotonic() - self._told > SIGNAL_S_MIN:
+        """Stop: on SIGTERM once the clients have been sent away, or another signal comes; at once on one more."""
+        now = time.monotonic()
+        if self._told is not None and now - self._told <= SIGNAL_S_MIN:
+            return
+        assert self._loop is not None
+        if self.should_exit:
             os._exit(128 + sig)
+        elif self._told is None and sig == signal.SIGTERM and self.started:
+            self._loop.call_soon_threadsafe(self._begin_draining)
+        else:  # whoever is left is told at once
+            if self._draining is not None:
+                self._loop.call_soon_threadsafe(self._draining.cancel)
+            super().handle_exit(sig, frame)
+        self._told = now
 
     def _begin_draining(self) -> None:
         self._draining = asyncio.create_task(self._drain(), name="draining")
         self._draining.add_done_callback(self._drained)
 
     def _drained(self, draining: asyncio.Task[None]) -> None:
-        if not draining.cancelled() and (failure := draining.exception()):
+        if draining.cancelled():
+            return
+        if failure := draining.exception():
             log.error("clients could not be sent away one after another", exc_info=failure)
         super().handle_exit(signal.SIGTERM, None)
 
