@@ -42,7 +42,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ticker.transport ticker.client ticker.index ticker.replaying ticker.credentials ticker.keys",
         "ticker.heads ticker.draining",
         "ticker.recorded ticker.catchup",
-        "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play",
+        "ticker.replays ticker.service ticker.tail ticker.record ticker.produce ticker.play ticker.check",
         "ticker.tiers",
         "ticker.entry ticker.metrics",
         "ticker.http ticker.page",

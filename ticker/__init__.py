@@ -60,6 +60,7 @@ Commands of their own:
 
     record      a feed into Parquet files
     produce     a recording into a Kafka topic
+    check       whether a server serves
     keys        the file of API keys
     play        a recording to a terminal, a pipe or a file: `ticker replay`
     run         the same in a program: `ticker.replay`

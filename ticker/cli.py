@@ -189,6 +189,17 @@ def tail(
 
 
 @cli.command()
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, envvar="TICKER_URL", help="The server.")
+@click.option("--token", envvar="TICKER_TOKEN", help="For a server that asks for one; better by TICKER_TOKEN.")
+@click.option("--timeout-s", type=click.FloatRange(0.1, 3600), default=10, show_default=True, help="Time for a price.")
+def check(url: str, token: str | None, timeout_s: float) -> int:
+    """See whether a server serves: connect, and wait for a price."""
+    from ticker.check import check as run_check  # noqa: PLC0415 - a server has no use for it
+
+    return asyncio.run(run_check(url, token, timeout_s, sys.stdout, sys.stderr))
+
+
+@cli.command()
 @click.option("--feed", "specs", required=True, multiple=True, metavar="SPEC", help="Where ticks come from: one feed.")
 @click.option(
     "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the parts go."

@@ -102,9 +102,7 @@ def schema() -> Schema:
             jwtKeys=secret(),
             apiKeys=secret(),
         ),
-        service=closed(
-            type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, port=port, annotations=LABELS
-        ),
+        service=closed(type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, port=port, annotations=LABELS),
         ingress=closed(
             enabled=FLAG,
             className=TEXT,
