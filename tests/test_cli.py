@@ -90,6 +90,8 @@ async def receive(client: ClientConnection, type: str) -> dict[str, Any]:
         (["serve", "--heartbeat-ms", "1"], "heartbeat_ms: expected 50 to 60000, was 1"),
         (["serve", "--session-start", "25:00"], "session_start: expected a time of day"),
         (["serve", "--socket-buffer-bytes", "99999999999"], "socket_buffer_bytes: expected 0 to"),
+        (["serve", "--log-level", "loud"], "log_level: expected one of debug, info, warning, error, was 'loud'"),
+        (["serve", "--log-format", "xml"], "log_format: expected one of text, json, was 'xml'"),
         (["serve", "--origins", "prices.example"], "origins: expected such as https://prices.example"),
         (["serve", "--trusted-proxies", "10.0.0.1/8"], "trusted_proxies: expected addresses or networks such as"),
         (["serve", "--trusted-proxies", "proxy"], "trusted_proxies: expected addresses or networks such as"),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "ticker.errors ticker.settings ticker.mirror",
+        "ticker.errors ticker.settings ticker.mirror ticker.logs ticker.tracing",
         "feeds.ticks feeds.clock",
         "feeds.convert feeds.fields feeds.merge feeds.pacing feeds.feed feeds.parts feeds.blocks feeds.kafka.merging",
         "feeds.decode feeds.spans feeds.options feeds.encode feeds.ordering feeds.kafka.setup feeds.kafka.outage feeds.kafka.holding",

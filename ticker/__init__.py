@@ -3,6 +3,8 @@
 Data flows one way, and so do imports (upwards in this list, never down):
 
     cli         the only composition root: `ticker serve`, `tail`, `replay`, `index`, `record`, `produce`
+    logs        one line an event, text or JSON
+    tracing     spans of requests, for OpenTelemetry
     server      Starlette: the routes, health, endings
     streams     /v1/stream and /v1/replay, from the upgrade to the end
     page        the dashboard: its static files, under a strict policy

@@ -28,6 +28,8 @@ import click
 import uvicorn
 from click.core import ParameterSource
 from rich.console import Console
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from feeds.clock import WallClock
 from feeds.feed import ON_TIME, Feed, FeedError, Lateness, Resumable
@@ -45,11 +47,13 @@ from ticker.counts import Counts
 from ticker.credentials import Credentials
 from ticker.errors import RequestError
 from ticker.heads import HEAD_BYTES_MAX, HeadProtocol, Waiting
+from ticker.logs import set_up
 from ticker.protocol import field_set
 from ticker.replays import OpenLog, Replays
 from ticker.server import create_app, create_internal_app, send_away, stop
 from ticker.settings import Settings, flag, session_start_us, variable
 from ticker.tiers import Tiers, open_tiers
+from ticker.tracing import traced
 from ticker.transport import StreamProtocol
 
 log: Final = logging.getLogger(__name__)
@@ -152,7 +156,7 @@ def _settings(values: Mapping[str, Any]) -> tuple[Settings, Setup]:
 def serve(specs: Sequence[str], sources: Sequence[str], **values: Any) -> int:
     """Serve feeds to clients."""
     settings, kafka = _settings(values)
-    _log_to_stderr(settings.log_level)
+    set_up(settings.log_level, settings.log_format, settings.log_lines_per_s_max)
     clock, counts = WallClock(), Counts()
     tiers = open_tiers(settings, clock, partial(_open_feeds, specs or [SIMULATED], clock, kafka), counts)
     replays = _open_sources(sources, settings, clock, _topics(specs, kafka), counts)
@@ -219,7 +223,7 @@ def record(specs: Sequence[str], folder: Path, part_mb: float, part_s: float, lo
     from feeds.recorder import MB, Limits, Recorder, RecordError  # noqa: PLC0415 - a server records nothing
     from ticker.record import record as run_record  # noqa: PLC0415
 
-    _log_to_stderr(log_level)
+    set_up(log_level)
     symbols, clock = Symbols(), WallClock()
     if len(specs) > 1:
         raise click.UsageError(
@@ -333,7 +337,7 @@ def produce(
     from ticker.produce import Creation, is_spec, open_files  # noqa: PLC0415
     from ticker.produce import produce as run_produce  # noqa: PLC0415
 
-    _log_to_stderr(log_level)
+    set_up(log_level)
     symbols, clock = Symbols(), WallClock()
     how = {name: values.pop(name) for name in ("speed", "loop", "start", "end", "patterns", "renamed")}
     kafka = _settings(values)[1]
@@ -529,14 +533,6 @@ def _mistake(path: Path, error: ValueError | OSError) -> click.UsageError:
 # -- serving -------------------------------------------------------------------------------------------------------
 
 
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # below it, a line for each connection
-    logging.getLogger("uvicorn.error").addFilter(_Quiet())
-
-
 def _listen(settings: Settings) -> socket.socket:
     """The listening socket. What is set here, each connection inherits."""
     listener = _bind(settings.host, settings.port)
@@ -668,8 +664,9 @@ def _run(
     """Serve until told to stop; 0 then. `internal` is the socket for what is for the operator alone, where it is apart."""
     settings = tiers.live.settings
     app = create_app(tiers, replays, credentials)
+    outer, flush = _traced(app, settings)
     config = uvicorn.Config(
-        app,
+        outer,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws=partial(  # type: ignore[arg-type]
             StreamProtocol, frames_per_s_max=settings.frames_per_s_max, counts=tiers.live.hub.counts
@@ -705,7 +702,19 @@ def _run(
         signal.signal(number, server.before_and_after)
     _invite(listener, tiers.live.table.symbols)
     server.run(sockets=[listener])
+    flush()
     return 1 if tiers.live.failed else 0
+
+
+def _traced(app: Starlette, settings: Settings) -> tuple[ASGIApp, Callable[[], None]]:
+    """`app`, traced where that is asked for, and what is to be done once all is over. Raises UsageError."""
+    if not settings.otel_endpoint:
+        return app, lambda: None
+    try:
+        return traced(app, settings.otel_endpoint)
+    except ModuleNotFoundError as error:
+        missing = f"otel_endpoint: expected the libraries of traces, without {error.name}: pip install 'ticker[otel]'"
+        raise click.UsageError(missing) from None
 
 
 class InternalServer(uvicorn.Server):
@@ -797,12 +806,3 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if connection.transport.get_write_buffer_size():
                 connection.transport.abort()
-
-
-class _Quiet(logging.Filter):
-    """Leaves out what a client can make uvicorn say, a line or a traceback at a time."""
-
-    SAID: Final = ("Invalid UTF-8 sequence", "ASGI callable returned without completing handshake")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(self.SAID)

@@ -57,9 +57,9 @@ class KeyFile:
         """Note how a reading went, and say it once."""
         self.valid, told = failure is None, str(failure or "")
         if told and told != self._told:
-            log.error("keys stay as they were: %s", told)
+            log.error("keys stay as they were: %s", told, extra={"file": self.name})
         elif not told:
-            log.info("keys read: %s", self.path)
+            log.info("keys read: %s", self.path, extra={"file": self.name})
         self._told = told
 
 

@@ -106,13 +106,15 @@ def grant_told(credentials: Credentials, message: str | bytes, now: int) -> tupl
 def refusal(failure: RequestError | RefusalError, connection: HTTPConnection | None = None) -> Response:
     """The plain HTTP answer to a request, or to an upgrade, that is refused. It is counted, and logged."""
     if isinstance(failure, RefusalError):
-        log.info("refused %s: %s", _peer(connection), failure.sentence)
+        about = {"peer": _peer(connection), "reason": failure.reason, "status": failure.status}
+        log.info("refused %s: %s", _peer(connection), failure.sentence, extra=about)
         retry = {} if failure.retry_after_s is None else {"retry-after": str(failure.retry_after_s)}
         return PlainTextResponse(f"{failure.sentence}\n", failure.status, retry)
     reason = REASONS.get(failure.code)
     if reason is not None and connection is not None:
         gate_of(connection).refuse(reason)
-        log.info("refused %s: %s: %s", _peer(connection), failure.code, failure.message)
+        about = {"peer": _peer(connection), "reason": reason, "code": str(failure.code)}
+        log.info("refused %s: %s: %s", _peer(connection), failure.code, failure.message, extra=about)
     status = STATUS.get(failure.code, 400)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     return Response(encode(error(failure)), status, headers, "application/json")

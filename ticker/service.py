@@ -114,7 +114,7 @@ class Service:
                     self._wake_for_rounds()
                     await asyncio.sleep(0)  # the rounds have their turn before the next batch
         except FeedError as failure:
-            log.error("feed %s: %s", feed.name, failure)  # noqa: TRY400 - the line says it all
+            log.error("feed %s: %s", feed.name, failure, extra={"feed": feed.name})  # noqa: TRY400 - the line says it all
             health.ending = FeedState.DOWN
         else:
             level = logging.INFO if feed.stats.ticks else logging.WARNING
@@ -171,5 +171,5 @@ class Service:
         for name, health in self.health.items():
             news = health.news(now)
             if news is not None:
-                log.info("feed %s: %s", name, news["state"])
+                log.info("feed %s: %s", name, news["state"], extra={"feed": name, "state": str(news["state"])})
                 self.hub.announce(news, now)

@@ -11,6 +11,8 @@ from ipaddress import ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+#: What some settings may be.
+CHOICES: Final = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("text", "json")}
 #: Different delays at most, and the longest of them.
 DELAYS_MAX: Final = 4
 DELAY_MS_MAX: Final = 1440 * 60_000
@@ -135,6 +137,9 @@ class Settings:
             value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
             if least is not None and not least <= value <= most:  # nor is NaN
                 raise ValueError(f"{setting.name}: expected {least} to {most}, was {value}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, was {getattr(self, name)[:40]!r}")
         session_start_us(self.session_start)
         origins(self.origins)
         proxies(self.trusted_proxies)

@@ -273,7 +273,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._end_outlet()
         if self.close_sent or self.transport.is_closing():
             return
-        log.info("closing %s: %d %s", get_client_addr(cast(Any, self.scope)), close.code, close.reason)
+        peer = get_client_addr(cast(Any, self.scope))
+        about = {"peer": peer, "code": close.code, "reason": close.reason}
+        log.info("closing %s: %d %s", peer, close.code, close.reason, extra=about)
         self._counts.closes[close.code] += 1
         self.stop_keepalive()
         self.conn.send_close(close.code, close.reason)
