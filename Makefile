@@ -42,8 +42,12 @@ demo-kafka: $(READY) ## Run a broker, a producer and two replicas; ARGS: recordi
 browser: $(READY) ## Install a browser for the tests of the page, where that may be done
 	@$(BIN)/python -m tests.browser --install
 
+.PHONY: prometheus
+prometheus: $(READY) ## Get a Prometheus for the tests of alerts, where that may be done
+	@$(BIN)/python -m tests.prometheus --install
+
 .PHONY: test
-test: $(READY) web browser ## Run every test but the soaks
+test: $(READY) web browser prometheus ## Run every test but the soaks
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak
