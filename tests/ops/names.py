@@ -51,3 +51,11 @@ def metrics_of(expression: str) -> Iterator[str]:
     for name in re.findall(r"(?<![\w:])(?:ticker|process)_\w+(?![\w:])", re.sub(r'"[^"]*"', '""', expression)):
         part = re.sub(r"_(bucket|count|sum)$", "", name)
         yield part if part in HISTOGRAMS else name
+
+
+def labels_of(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """Each series that an expression reads, recorded ones too, with the labels by which it selects."""
+    for name, matchers in re.findall(r"((?:ticker|process)[:_][\w:]+)\{([^}]*)\}", expression):
+        part = re.sub(r"_(bucket|count|sum)$", "", name)
+        metric = part if part in HISTOGRAMS else name
+        yield metric, set(re.findall(r"(\w+)(?:=~|!~|!=|=)", matchers))

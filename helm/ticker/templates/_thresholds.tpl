@@ -38,7 +38,7 @@ The thresholds of the alerts, as JSON: those of .Values.prometheusRule.threshold
 {{- $limit := (((.Values.resources).limits).memory) | default "" | toString }}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
 {{- if $limit }}
-{{- $number := regexFind "^[0-9.]+" $limit }}
+{{- $number := regexFind "^[0-9.]+(e[+]?[0-9]+)?" $limit }}
 {{- $unit := get $units (trimPrefix $number $limit) }}
 {{- if or (not $number) (not $unit) }}
 {{- fail (printf "resources.limits.memory: expected a quantity such as 512Mi or 1.5Gi, was %s" $limit) }}
