@@ -38,6 +38,10 @@ run: $(READY) web ## Serve on port 8000 with the simulated feed
 demo-kafka: $(READY) ## Run a broker, a producer and two replicas; ARGS: recordings
 	@$(BIN)/python -m tests.demo_kafka $(ARGS)
 
+.PHONY: demo-ops
+demo-ops: $(READY) prometheus ## Run the service with clients, and a Prometheus with its alerts
+	@$(BIN)/python -m tests.demo_ops $(ARGS)
+
 .PHONY: browser
 browser: $(READY) ## Install a browser for the tests of the page, where that may be done
 	@$(BIN)/python -m tests.browser --install

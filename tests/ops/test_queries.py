@@ -27,7 +27,8 @@ pytestmark = pytest.mark.skipif(
 )
 #: Long enough for rates: over ten seconds of scrapes, one a second.
 SCRAPED_S = 15
-LOOK_S = 0.5
+#: When the recording begins.
+DAY_US = 1_753_963_200_000_000
 #: Panels that the real service leaves empty here, and why.
 EMPTY = {
     "Feed lag": "neither feed is a topic",
@@ -112,7 +113,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     """A service of two feeds that asks for tokens, with one that grants all, the metrics too."""
     folder = tmp_path_factory.mktemp("service")
     token = add(folder / "keys.json", "operator", Rights(("*",), 0, stats=True), int(time.time()))
-    trades = [trade(n * 10_000, f"R{n % 5}", 100 + n % 7) for n in range(1000)]
+    trades = [trade(DAY_US + n * 10_000, f"R{n % 5}", 100 + n % 7) for n in range(1000)]
     recording = write_csv(folder / "day.csv", trades)
     feeds = ("sim:?symbols=50&rate=2000", f"replay:{recording}?speed=1&loop=1")
     flags = ["--api-keys-file", str(folder / "keys.json"), "--socket-buffer-bytes", "4096"]
