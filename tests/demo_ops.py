@@ -84,7 +84,7 @@ def _running(feeds: Sequence[str]) -> Iterator[_Demo]:
                     "a service, and clients of all kinds:",
                     *(f"  {server.url}{path}" for path in ("/", "/metrics")),
                     "a Prometheus that scrapes it, with the alerts:",
-                    *(f"  {prometheus.url}{path}" for path in ("/alerts", "/rules", "/graph")),
+                    *(f"  {prometheus.url}{path}" for path in ("/", "/api/v1/alerts", "/api/v1/rules")),
                     f"for Grafana: {DASHBOARD}",
                     "Ctrl-C stops all of it",
                 ]
