@@ -198,7 +198,7 @@ CASES: Final = (
         10,
         {"since": "receive"},
         f"Prices reach the clients of {SHOWN} late",
-        f"A hundredth of the ticks take more than 950ms from {SHOWN} to its clients, waiting for their rounds included.",
+        f"In a hundredth of its rounds, what {SHOWN} sends is older than 950ms since it came in, the wait for the round included.",
         [
             histogram("ticker_latency_seconds", {"0.25": 100}, since="receive"),
             histogram("ticker_latency_seconds", {"0.5": 90, "1.0": 10}, since="venue"),

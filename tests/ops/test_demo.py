@@ -46,4 +46,6 @@ def test_it_shows_the_service_and_prometheus_and_ends_at_ctrl_c() -> None:
     assert not [child for child in children if child.is_running()]
     # The page may not be built, and that of Prometheus is at another path in each of its builds.
     assert [address for address, status in answers.items() if status >= 500] == []
-    assert {status for address, status in answers.items() if address.endswith(("/metrics", "/alerts", "/rules"))} == {200}
+    assert {status for address, status in answers.items() if address.endswith(("/metrics", "/alerts", "/rules"))} == {
+        200
+    }

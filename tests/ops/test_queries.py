@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.feeds.conftest import trade, write_csv
 from tests.ops.chart import NAMESPACE, POD, dashboard, rules_file
 from tests.ops.crowd import crowding
 from tests.ops.made_up import exporting
+from tests.ops.names import HISTOGRAMS, METRICS
 from tests.ops.queries import expressions
 from tests.ops.test_alerts import rules
 from tests.prometheus import Prometheus, found, scraping
@@ -137,6 +139,23 @@ def running(service: tuple[Server, str], tmp_path_factory: pytest.TempPathFactor
 def test_no_panel_is_empty(running: Prometheus) -> None:
     empty = unanswered(running)
     assert empty.keys() <= EMPTY.keys(), {title: empty[title] for title in empty.keys() - EMPTY.keys()}
+
+
+def test_the_metrics_are_those_that_rules_and_panels_are_made_of(
+    service: tuple[Server, str], running: Prometheus
+) -> None:
+    server, token = service
+    text = server.get("/metrics", {"authorization": f"Bearer {token}"}).text
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            part = re.sub(r"_(bucket|count|sum)$", "", sample.name)
+            name = part if part in HISTOGRAMS else sample.name
+            found.setdefault(name, set()).update(sample.labels.keys() - {"le"})
+    silent = METRICS.keys() - found.keys() - {"ticker_feed_lag"}  # which a topic alone has
+    assert silent == set()
+    assert {name for name in found if name.startswith("ticker_")} <= METRICS.keys()
+    assert {name: labels for name, labels in found.items() if labels != set(METRICS.get(name, labels))} == {}
 
 
 def test_the_rules_work(running: Prometheus) -> None:
