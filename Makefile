@@ -38,12 +38,20 @@ run: $(READY) web ## Serve on port 8000 with the simulated feed
 demo-kafka: $(READY) ## Run a broker, a producer and two replicas; ARGS: recordings
 	@$(BIN)/python -m tests.demo_kafka $(ARGS)
 
+.PHONY: demo-ops
+demo-ops: $(READY) prometheus ## Run the service with clients, and a Prometheus with its alerts
+	@$(BIN)/python -m tests.demo_ops $(ARGS)
+
 .PHONY: browser
 browser: $(READY) ## Install a browser for the tests of the page, where that may be done
 	@$(BIN)/python -m tests.browser --install
 
+.PHONY: prometheus
+prometheus: $(READY) ## Get a Prometheus for the tests of alerts, where that may be done
+	@$(BIN)/python -m tests.prometheus --install
+
 .PHONY: test
-test: $(READY) web browser ## Run every test but the soaks
+test: $(READY) web browser prometheus ## Run every test but the soaks
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak

@@ -58,13 +58,23 @@ class Server:
 
 
 @contextmanager
-def serving(*feeds: str | Path, flags: Sequence[str] = (), ready: bool = True) -> Iterator[Server]:
-    """`ticker serve` over `feeds`, once it is ready (or listens, where `ready` is false)."""
+def serving(
+    *feeds: str | Path, flags: Sequence[str] = (), ready: bool = True, session: bool = False
+) -> Iterator[Server]:
+    """`ticker serve` over `feeds`, once it is ready (or listens, where `ready` is false).
+
+    With `session` it is in one of its own, which no signal of the terminal reaches.
+    """
     command = [sys.executable, "-m", "ticker", "serve", "--port", "0", *flags]
     for feed in feeds:
         command += ["--feed", str(feed)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1")
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONUNBUFFERED="1"),
+        start_new_session=session,
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -1,0 +1,1 @@
+"""What operators are given: alerts, the dashboard, and the guide to them."""
