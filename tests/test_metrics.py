@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.feeds.conftest import T0, quote, trade, write_csv
+from tests.ops.names import METRICS
 from tests.servers import Server, serving
 from ticker.access import EVERYTHING, Rights
 from ticker.counts import Histogram
@@ -255,6 +256,8 @@ def test_every_metric_is_documented(server: Server) -> None:
         if not PROCESS.fullmatch(family.name)
     }
     assert documented() == found
+    known = {name for name in METRICS if not PROCESS.fullmatch(name)}
+    assert found.keys() == known, "what alerts and panels may ask for"
 
 
 def test_a_histogram_counts_each_value_once() -> None:

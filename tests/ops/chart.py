@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import orjson
@@ -16,31 +14,16 @@ NAMESPACE: Final = "prices"
 #: The name of a pod of the release, as a Deployment gives it, and of one of another release beside it.
 POD: Final = "ticker-5d9c7b8f4-x2x7k"
 OTHER: Final = "ticker-eu-5d9c7b8f4-x2x7k"
-#: What the templates take from the rest of the chart.
-REST: Final = {
-    "Chart.yaml": "apiVersion: v2\nname: ticker\nversion: 0.0.0\n",
-    "templates/_helpers.tpl": (
-        '{{- define "ticker.fullname" -}}{{ .Release.Name }}{{- end }}\n'
-        '{{- define "ticker.labels" -}}\napp.kubernetes.io/name: ticker\n{{- end }}\n'
-    ),
-}
-PARTS: Final = ("templates/_thresholds.tpl", "templates/prometheusrule.yaml", "templates/dashboard.yaml")
 
 
 def rendered(**values: Any) -> dict[str, dict[str, Any]]:
-    """Each document by its kind, of a chart that has these templates alone. Raises HelmRenderError."""
-    defaults = {"prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        for part, text in REST.items():
-            (folder / part).parent.mkdir(exist_ok=True)
-            (folder / part).write_text(text)
-        for part in PARTS:
-            shutil.copy(CHART / part, folder / part)
-        shutil.copytree(CHART / "dashboards", folder / "dashboards")
-        with Chart.load(folder) as chart:
-            documents = chart.render(defaults | values, name="ticker", namespace=NAMESPACE)
-    loaded = [YAML(typ="safe", pure=True).load(text) for text in documents.values() if text.strip()]
+    """The rules and the dashboard by their kind. Raises HelmRenderError."""
+    defaults: dict[str, Any] = {"prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
+    defaults["resources"] = {"limits": {"memory": None}}  # a container without a limit
+    with Chart.load(CHART) as chart:
+        documents = chart.render(defaults | values, name="ticker", namespace=NAMESPACE)
+    own = [text for path, text in documents.items() if path.endswith(("prometheusrule.yaml", "dashboard.yaml"))]
+    loaded = [YAML(typ="safe", pure=True).load(text) for text in own if text.strip()]
     return {document["kind"]: document for document in loaded}
 
 
