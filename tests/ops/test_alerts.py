@@ -174,7 +174,7 @@ def test_a_threshold_that_is_not_known_is_refused() -> None:
     [("512Mi", 456340275), ("1.5Gi", 1369020825), ("2G", 1700000000), (1000000000, 850000000), (None, 1073741824)],
 )
 def test_memory_is_held_against_the_limit_of_the_container(limit: str | int | None, expected: int) -> None:
-    alerts = rules("alert", resources={"limits": {"memory": limit}} if limit else {})
+    alerts = rules("alert", resources={"limits": {"memory": limit}})
     assert alerts["TickerMemory"]["expr"].endswith(f"> {expected}")
 
 
