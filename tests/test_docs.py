@@ -32,7 +32,8 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 def lines(text: str) -> list[dict[str, Any]]:
