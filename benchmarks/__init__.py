@@ -9,6 +9,7 @@
     fanout.py     fan-out, capacity, memory
     latency.py    from ingest to a client's socket
     rounds.py     the cost of a round, without any socket
+    scrape.py     a scrape of the metrics
     access.py     what asking for tokens costs
     rolling.py    a rolling restart of three replicas; a command of its own
     handshakes.py live latency while handshakes come; a command of its own

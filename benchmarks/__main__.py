@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks import access, fanout, ingest, kafka, latency, page, replays, rounds
+from benchmarks import access, fanout, ingest, kafka, latency, page, replays, rounds, scrape
 from benchmarks.figures import Benchmark, Measured, Row, Scale, markdown, rows, table
 from benchmarks.processes import OUT, MeterError, lacking, raise_limits
 
 BENCHMARKS: Final = (
     *fanout.BENCHMARKS,
     *access.BENCHMARKS,
+    *scrape.BENCHMARKS,
     *latency.BENCHMARKS,
     *rounds.BENCHMARKS,
     *ingest.BENCHMARKS,
