@@ -53,7 +53,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         while len(server.get("/v1/snapshot?symbols=*", bearer(key)).json()["items"]) < 20:
             time.sleep(0.02)
         yield held
-        said = "".join(server.log)
+        said = "".join(server.log) + server.get("/metrics", bearer(key)).text
         assert "feed sim: live" in said
         for shown in held.shown:
             for part in shown.split("."):
@@ -438,3 +438,21 @@ async def test_a_late_session_ends_with_its_token_and_not_later(tmp_path: Path) 
             assert (await hear(socket, "authenticated"))["expires_in_ms"] <= 4000
             code, last = await closed(socket)
     assert (code, last["message"]) == (4401, "the token has expired")
+
+
+async def test_a_subject_has_so_many_connections(guarded: Guarded) -> None:
+    rights = {"symbols": ["*"], "delay_minutes": 0, "connections_max": 1}
+    made = shown(guarded, sub="one", ticker=rights)
+    async with connect(guarded.server.stream, additional_headers=bearer(made)) as first:
+        await hear(first, "welcome")
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(guarded.server.stream, additional_headers=bearer(made)):
+                pass
+        assert (caught.value.response.status_code, caught.value.response.headers["retry-after"]) == (429, "5")
+        assert guarded.server.get("/v1/sse?symbols=*", bearer(made)).status_code == 429
+        async with connect(guarded.server.stream) as second:
+            await second.send(json.dumps({"op": "auth", "token": made}))
+            code, last = await closed(second)
+        assert (code, last["code"], last["fatal"]) == (4429, "rate_limited", True)
+    async with connect(guarded.server.stream, additional_headers=bearer(made)) as again:
+        await hear(again, "welcome")

@@ -420,3 +420,15 @@ def test_a_server_that_asks_for_a_token_is_given_one_by_hand(browser: Browser, t
         until(lambda: page.locator("tr[data-seq]").count() == 9, "what the token is for")
         assert good not in page.url
         assert good not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
+
+
+@NO_BROWSER
+def test_prices_that_are_late_are_said_to_be_and_are_not_stale(browser: Browser, tmp_path: Path) -> None:
+    keys, now = tmp_path / "keys.json", time.time_ns() // 1000
+    late = add(keys, "desk-7", Rights(("*",), 2), now)
+    flags = ["--api-keys-file", str(keys), "--delays", "2"]
+    with serving("sim:?symbols=5&rate=400", flags=flags) as guarded, page_of(browser, guarded.url, quiet=False) as page:
+        dialog = page.get_by_role("dialog", name="This server asks for a token")
+        dialog.get_by_label("Token").fill(late)
+        page.keyboard.press("Enter")
+        expect(page.locator(".connection summary")).to_contain_text("prices are 2m late")

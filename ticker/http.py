@@ -259,7 +259,7 @@ async def symbols(request: Request) -> Response:
         for row, prices, sizes in zip(found, price_decimals.tolist(), size_decimals.tolist(), strict=True)
     ]
     following = page[limit - 1] if limit < len(page) else None
-    return json({"epoch": service.hub.epoch, "items": items, "next": following})
+    return json({"epoch": service.hub.epoch, "items": items, "next": following, "delay_ms": service.delay_ms})
 
 
 # -- trades and bars of one symbol ---------------------------------------------------------------------------------

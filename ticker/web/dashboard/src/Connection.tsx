@@ -8,7 +8,7 @@ const TRANSPORTS = { websocket: "WebSocket", sse: "events (SSE)", polling: "poll
 /** How the connection is: what an operator asks for first. */
 export function Connection() {
   const feed = useFeed();
-  const { state, transport, rttMs, retryAt, feeds, epoch } = useStatus();
+  const { state, transport, rttMs, retryAt, feeds, epoch, delayMs } = useStatus();
   const now = useNow();
   const stats = feed.stats;
   const before = useRef({ now, messages: 0, bytes: 0, rate: { messages: 0, bytes: 0 } });
@@ -39,6 +39,7 @@ export function Connection() {
         <span className="lamp" data-state={state} aria-hidden="true" />
         {shown}
         {transport !== null && state === "open" && <span className="by"> · {TRANSPORTS[transport]}</span>}
+        {delayMs > 0 && <span className="by"> · prices are {format.age(delayMs / 1000)} late</span>}
       </summary>
       <dl>
         {entries.map(([name, value]) => (

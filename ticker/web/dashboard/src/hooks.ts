@@ -53,11 +53,11 @@ export function useNow(): number {
   return useSyncExternalStore(onSecond, () => now);
 }
 
-/** The time of the data in milliseconds: a replay has its own. */
+/** The time of the data in milliseconds: a replay has its own, and what is served late is behind. */
 export function useDataNow(): number {
   const wall = useNow();
-  const { clock, mode } = useStatus();
-  return mode === "replay" && clock !== null && clock.state !== "live" ? clock.ts / 1000 : wall;
+  const { clock, mode, delayMs } = useStatus();
+  return mode === "replay" && clock !== null && clock.state !== "live" ? clock.ts / 1000 : wall - delayMs;
 }
 
 /** How trustworthy the prices on the page are, in words; null where they are live. */

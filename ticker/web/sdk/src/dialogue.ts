@@ -88,6 +88,8 @@ export class Dialogue<I extends Interest = Interest> {
   /** The source's own span, of a replay. */
   span: { from: number; to: number | null } | null = null;
   heartbeatMs = 1000;
+  /** How late the data is. */
+  delayMs = 0;
   welcomed = false;
   /** A replay that has gone over to live. */
   caughtUp = false;
@@ -327,6 +329,7 @@ export class Dialogue<I extends Interest = Interest> {
       this.clock = { ts: message.ts, speed: message.speed ?? 1, state: message.state ?? "paused" };
       this.span = { from: message.from ?? message.ts, to: message.to ?? null };
     }
+    this.delayMs = message.delay_ms ?? 0;
     this.#heldEpoch = this.mirror.epoch;
     this.mirror.epoch = message.epoch;
     if (!sharesLog(this.#heldEpoch, message.epoch)) this.#begin();

@@ -64,6 +64,8 @@ export interface Status {
   readonly heardAt: number | null;
   readonly feeds: Readonly<Record<string, FeedState>>;
   readonly clock: Clock | null;
+  /** How late the data is, where it is served late. */
+  readonly delayMs: number;
   /** What a replay's source spans. */
   readonly span: { readonly from: number; readonly to: number | null } | null;
 }
@@ -151,7 +153,7 @@ export class Feed {
   #askedAt = 0;
   #status: Status = {
     ...{ state: "connecting", transport: null, mode: null, epoch: null, rttMs: null, retryAt: null, error: null },
-    ...{ heardAt: null, feeds: {}, clock: null, span: null },
+    ...{ heardAt: null, feeds: {}, clock: null, span: null, delayMs: 0 },
   };
   #statusListeners = new Set<(status: Status) => void>();
   #noticeListeners = new Set<(notice: Notice) => void>();
@@ -593,9 +595,9 @@ export class Feed {
   }
 
   #tellStatus(): void {
-    const { mode, clock, feeds, span, mirror, welcomed } = this.#dialogue;
+    const { mode, clock, feeds, span, delayMs, mirror, welcomed } = this.#dialogue;
     const open = welcomed ? ({ state: "open", error: null, retryAt: null, transport: this.#transport } as const) : {};
-    this.#set({ ...open, mode, clock, feeds, span, epoch: mirror.epoch, heardAt: this.#heardAt });
+    this.#set({ ...open, mode, clock, feeds, span, delayMs, epoch: mirror.epoch, heardAt: this.#heardAt });
   }
 
   #carryOut(effects: Effects): void {

@@ -89,6 +89,7 @@ export interface Welcome {
   ts: number;
   heartbeat_ms: number;
   interval_ms: number;
+  delay_ms?: number;
   limits: { symbols: number; message_bytes?: number; [limit: string]: number | undefined };
   speed?: number | "max";
   state?: ClockState;

@@ -46,13 +46,13 @@ export interface Surroundings {
 export async function greeting(base: string, headers: Record<string, string>, heartbeatMs: number, signal: AbortSignal, around: Surroundings): Promise<Welcome | Ending> {
   const response = await around.fetch(`${base}/v1/symbols?limit=1`, { headers, signal, cache: "no-store" });
   if (!response.ok) return { kind: "refused", code: response.status, message: await reason(response), afterMs: retryAfterMs(response) };
-  const { epoch } = (await response.json()) as { epoch: string };
-  return welcome(epoch, heartbeatMs);
+  const { epoch, delay_ms } = (await response.json()) as { epoch: string; delay_ms?: number };
+  return welcome(epoch, heartbeatMs, delay_ms);
 }
 
-export function welcome(epoch: string, heartbeatMs: number): Welcome {
+export function welcome(epoch: string, heartbeatMs: number, delayMs = 0): Welcome {
   const about = { protocol: PROTOCOL, mode: "live", epoch, ts: 0, heartbeat_ms: heartbeatMs, interval_ms: 1000 } as const;
-  return { type: "welcome", ...about, limits: { symbols: 1000 } };
+  return { type: "welcome", ...about, delay_ms: delayMs, limits: { symbols: 1000 } };
 }
 
 /** What an error says for itself. */
