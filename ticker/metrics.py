@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from ticker.counts import Counts, Histogram
 from ticker.credentials import Credentials
+from ticker.errors import Close
 from ticker.gate import Gate
 from ticker.health import FeedState
 from ticker.hub import Hub
@@ -130,8 +131,8 @@ class Metrics(Collector):
 
     def _endings(self, counts: Counts) -> Iterator[Metric]:
         closes = CounterMetricFamily("ticker_closes", "Connections closed by the server.", labels=["code"])
-        for code, count in sorted(counts.closes.items()):
-            closes.add_metric([str(code)], count)
+        for close in Close:
+            closes.add_metric([str(close.code)], counts.closes[close.code])
         refusals = CounterMetricFamily("ticker_refusals", "Connections and requests refused.", labels=["reason"])
         for reason in REASONS:
             refusals.add_metric([reason], self._gate.refusals[reason])

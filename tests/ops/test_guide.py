@@ -85,9 +85,8 @@ def test_the_panels_that_are_named_are_there() -> None:
 
 
 def test_every_link_within_the_guide_leads_to_a_heading() -> None:
-    later = {"metrics", "logs", "tracing", "who-may-connect", "draining", "delayed-data"}
     linked = set(re.findall(r"\]\(#([^)]+)\)", DEPLOY))
-    assert linked - anchors(DEPLOY) - later == set()
+    assert linked - anchors(DEPLOY) == set()
 
 
 def test_the_settings_and_values_shown_are_ones() -> None:
@@ -97,7 +96,6 @@ def test_the_settings_and_values_shown_are_ones() -> None:
         assert values.get("settings", {}).keys() <= names
 
 
-@pytest.mark.skipif(not (CHART / "Chart.yaml").exists(), reason="the rest of the chart is not there")
 @pytest.mark.parametrize("values", shown_values(), ids=["whole", "gateway"])
 def test_the_chart_takes_the_values_shown(values: dict[str, Any], tmp_path: Path) -> None:
     from helm_python import Chart
