@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ticker.gate import Gate, RefusalError, network_of
+from ticker.gate import Gate, RefusalError, Visit, network_of
 from ticker.settings import Settings, origins
 
 NOW = 1_800_000_000_000_000
@@ -77,21 +77,26 @@ def test_an_address_is_counted_by_what_a_subscriber_has(address: str | None, net
 
 def test_no_more_than_so_many_of_one_subject_and_a_grant_may_say_less() -> None:
     held = gate(connections_per_subject_max=2)
-    with held.seat("desk-7"), held.seat("desk-7", 9), held.seat("desk-8"):
+    with held.admit("a", NOW) as first, held.admit("b", NOW) as second, held.admit("c", NOW) as third:
+        first.seat("desk-7")
+        second.seat("desk-7", 9)
+        third.seat("desk-8")
         assert held.subjects == 2
-        with pytest.raises(RefusalError, match="at most 2 connections with tokens of one subject"), held.seat("desk-7"):
-            pass
-        with pytest.raises(RefusalError, match="at most 1 ") as caught, held.seat("desk-8", 1):
-            pass
-        assert (caught.value.status, caught.value.retry_after_s) == (429, 5)
-    assert held.subjects == 0
+        for subject, most in (("desk-7", None), ("desk-8", 1)):
+            at_most = f"at most {most or 2} connections with tokens of one subject"
+            with held.admit("d", NOW) as another, pytest.raises(RefusalError, match=at_most) as caught:
+                another.seat(subject, most)
+            assert (caught.value.status, caught.value.retry_after_s) == (429, 5)
+    assert (held.subjects, held.inside) == (0, 0)
     assert held.refusals["subject"] == 2
 
 
 def test_nobody_in_particular_is_not_counted() -> None:
     held = gate(connections_per_subject_max=1)
-    with held.seat(""), held.seat("", 1), held.seat(""):
-        pass
+    with held.admit("a", NOW) as first, held.admit("b", NOW) as second:
+        first.seat("")
+        second.seat("", 1)
+        assert held.subjects == 0
 
 
 def test_handshakes_come_at_a_pace_with_bursts_of_five_seconds_worth() -> None:
@@ -176,25 +181,29 @@ MOVES = st.lists(
 @given(moves=MOVES, most=st.integers(1, 4))
 def test_whoever_leaves_makes_room_for_another(moves: list[tuple[str, int, int, int]], most: int) -> None:
     held = gate(connections_max=5, connections_per_address_max=2, connections_per_subject_max=most)
-    inside: list[tuple[int, int, ExitStack]] = []
+    inside: list[tuple[int, int, Visit]] = []
     for move, address, subject, which in moves:
         if move == "leave":
             if inside:
-                inside.pop(which % len(inside))[2].close()
+                with inside.pop(which % len(inside))[2]:
+                    pass
         else:
-            stack = ExitStack()
             free = len(inside) < 5 and sum(a == address for a, _, _ in inside) < 2
             seat = sum(s == subject for _, s, _ in inside) < most
-            try:
-                with stack:
-                    stack.enter_context(held.admit(f"10.0.0.{address}", NOW))
-                    stack.enter_context(held.seat(f"desk-{subject}"))
-                    kept = stack.pop_all()
-            except RefusalError:
-                assert not (free and seat)
-            else:
-                assert free
-                assert seat
-                inside.append((address, subject, kept))
+            visit = None
+            with suppress(RefusalError):
+                visit = held.admit(f"10.0.0.{address}", NOW)
+            assert (visit is not None) == free
+            if visit is not None:
+                seated = False
+                with suppress(RefusalError):
+                    visit.seat(f"desk-{subject}")
+                    seated = True
+                assert seated == seat
+                if seated:
+                    inside.append((address, subject, visit))
+                else:
+                    with visit:
+                        pass
         assert held.inside == len(inside)
         assert held.subjects == len({subject for _, subject, _ in inside})

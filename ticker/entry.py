@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractContextManager
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -14,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ticker.access import OPEN, Grant, header_token, subprotocol_token
 from ticker.credentials import Credentials
 from ticker.errors import Code, RequestError
-from ticker.gate import Gate, RefusalError
+from ticker.gate import Gate, RefusalError, Visit
 from ticker.protocol import Auth, encode, error, parse
 from ticker.service import Service
 from ticker.tiers import Tiers
@@ -55,16 +54,11 @@ def gate_of(connection: HTTPConnection) -> Gate:
     return gate
 
 
-def admitted(connection: HTTPConnection) -> AbstractContextManager[None]:
-    """A connection that is let in for as long as the context lasts. Entering raises RefusalError."""
+def admitted(connection: HTTPConnection) -> Visit:
+    """A connection that is let in, for as long as the context lasts. Raises RefusalError."""
     address = None if connection.client is None else connection.client.host
     headers, now = connection.headers, service_of(connection).clock.now()
     return gate_of(connection).admit(address, now, origin=headers.get("origin"), host=headers.get("host"))
-
-
-def seated(connection: HTTPConnection, grant: Grant) -> AbstractContextManager[None]:
-    """A connection that counts as one of its subject's for as long as the context lasts. Entering raises RefusalError."""
-    return gate_of(connection).seat(grant.subject, grant.rights.connections_max)
 
 
 def knock(connection: HTTPConnection) -> None:

@@ -1,7 +1,7 @@
 """The gate: who may connect at all, before anything else is asked. Pure: no socket, no clock.
 
 It counts who is inside, by address and by subject, and how fast newcomers come, and looks at the page that a browser
-says it comes from. Whoever is let in has to leave: `admit` and `seat` are contexts.
+says it comes from. Whoever is let in has to leave: a `Visit` is a context.
 
 Times are microseconds since the Unix epoch.
 """
@@ -9,10 +9,8 @@ Times are microseconds since the Unix epoch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from ticker.session import Bucket
@@ -39,6 +37,32 @@ class RefusalError(Exception):
     def retry_after_s(self) -> int | None:
         """When to try again; None where that would not help."""
         return None if self.status == 403 else RETRY_AFTER_S
+
+
+class Visit:
+    """A connection that was let in, counted for as long as this context lasts. There is one for each client: it is small."""
+
+    __slots__ = ("_gate", "network", "subject")
+
+    def __init__(self, gate: Gate, network: str) -> None:
+        self._gate = gate
+        #: What its address counts as.
+        self.network = network
+        #: Whose it is, once that is known.
+        self.subject = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave(self)
+
+    def seat(self, subject: str, most: int | None = None) -> None:
+        """Count it as one of `subject`, which may have `most` at once, if the settings do not say less. Raises RefusalError.
+
+        Nobody in particular, the empty subject, is not counted.
+        """
+        self._gate.seat(self, subject, most)
 
 
 class Gate:
@@ -69,11 +93,8 @@ class Gate:
             rate = self._settings.handshakes_per_s_max
             raise self._refused(503, "rate", f"busy: expected at most {rate} requests a second; try again later")
 
-    @contextmanager
-    def admit(
-        self, address: str | None, now: int, *, origin: str | None = None, host: str | None = None
-    ) -> Iterator[None]:
-        """Let a connection in for as long as the context lasts. Raises RefusalError.
+    def admit(self, address: str | None, now: int, *, origin: str | None = None, host: str | None = None) -> Visit:
+        """Let a connection in, to be counted until its visit ends. Raises RefusalError.
 
         `origin` and `host` are the headers of those names; without an Origin it is no page that asks.
         """
@@ -91,27 +112,24 @@ class Gate:
         self.knock(now)
         self.inside += 1
         self._addresses[network] += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
-            _less(self._addresses, network)
+        return Visit(self, network)
 
-    @contextmanager
-    def seat(self, subject: str, most: int | None = None) -> Iterator[None]:
-        """Let a connection of `subject` in for as long as the context lasts: of at most `most`. Raises RefusalError.
-
-        Nobody in particular, the empty subject, is not counted.
-        """
+    def seat(self, visit: Visit, subject: str, most: int | None) -> None:
+        """Count a visit as one of its subject's; see `Visit.seat`."""
         limit = self._settings.connections_per_subject_max
         limit = limit if most is None else min(limit, most)
-        if subject and self._subjects[subject] >= limit:
-            raise self._refused(429, "subject", f"expected at most {limit} connections with tokens of one subject")
-        self._subjects[subject] += 1
-        try:
-            yield
-        finally:
-            _less(self._subjects, subject)
+        if subject:
+            if self._subjects[subject] >= limit:
+                raise self._refused(429, "subject", f"expected at most {limit} connections with tokens of one subject")
+            self._subjects[subject] += 1
+            visit.subject = subject
+
+    def leave(self, visit: Visit) -> None:
+        """Count a visit no more."""
+        self.inside -= 1
+        _less(self._addresses, visit.network)
+        if visit.subject:
+            _less(self._subjects, visit.subject)
 
     def refuse(self, reason: str) -> None:
         """Count somebody who was not let in elsewhere."""

@@ -26,7 +26,7 @@ from ticker.access import Grant
 from ticker.audiences import Message
 from ticker.clients import Client
 from ticker.directory import Directory
-from ticker.entry import admitted, grant_of, knock, refusal, seated, service_of
+from ticker.entry import admitted, grant_of, knock, refusal, service_of
 from ticker.errors import Code, RequestError
 from ticker.gate import RefusalError
 from ticker.protocol import BAR_INTERVALS, BARS, TICKER, TRADES, Subscribe, bar_interval, encode, parse
@@ -75,8 +75,7 @@ async def snapshot(request: Request) -> Response:
     outlet = PollOutlet(service.settings.send_buffer_bytes_max, service.hub.counts)
     with ExitStack() as inside:
         if wait_s:
-            inside.enter_context(admitted(request))
-            inside.enter_context(seated(request, grant))
+            inside.enter_context(admitted(request)).seat(grant.subject, grant.rights.connections_max)
         else:
             knock(request)
         client = inside.enter_context(_guest(service, outlet, grant))
@@ -186,14 +185,12 @@ class EventStream(StreamingResponse):
         self._grant = grant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with ExitStack() as inside:
-            try:
-                inside.enter_context(admitted(self._request))
-                inside.enter_context(seated(self._request, self._grant))
-            except RefusalError as failure:
-                await refusal(failure, self._request)(scope, receive, send)
-                return
-            await super().__call__(scope, receive, send)
+        try:
+            with admitted(self._request) as visit:
+                visit.seat(self._grant.subject, self._grant.rights.connections_max)
+                await super().__call__(scope, receive, send)
+        except RefusalError as failure:  # before anything was sent
+            await refusal(failure, self._request)(scope, receive, send)
 
 
 async def _events(service: Service, grant: Grant, command: Subscribe) -> AsyncIterator[bytes]:

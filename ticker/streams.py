@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -25,7 +25,6 @@ from ticker.entry import (
     grant_told,
     receive,
     refusal,
-    seated,
     service_of,
 )
 from ticker.errors import Close, Code, RequestError
@@ -80,13 +79,17 @@ async def nowhere(websocket: WebSocket) -> None:
 
 async def _enter(websocket: WebSocket, serve: Serve, check: Callable[[Grant], object]) -> None:
     """Let a client in, ask it who it is, and let `serve` serve it. `check` raises RequestError for what is not granted."""
-    with ExitStack() as inside:
+    try:
+        visit = admitted(websocket)
+    except RefusalError as failure:
+        await websocket.send_denial_response(refusal(failure, websocket))
+        return
+    with visit:
         try:
-            inside.enter_context(admitted(websocket))
             grant = grant_shown(websocket)
             if grant is not None:
                 check(grant)
-                inside.enter_context(seated(websocket, grant))
+                visit.seat(grant.subject, grant.rights.connections_max)
         except (RequestError, RefusalError) as failure:
             await websocket.send_denial_response(refusal(failure, websocket))
             return
@@ -99,7 +102,7 @@ async def _enter(websocket: WebSocket, serve: Serve, check: Callable[[Grant], ob
                         return
                     tag, grant = found
                     check(grant)
-                    inside.enter_context(seated(websocket, grant))
+                    visit.seat(grant.subject, grant.rights.connections_max)
                 if credentials_of(websocket).access.required:
                     now = service_of(websocket).clock.now()
                     outlet.send(outlet.encoding.whole(encode(authenticated(tag, grant, now))))
